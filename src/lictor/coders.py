@@ -1,0 +1,146 @@
+"""The three ways to take a latent through a model: charge its rate, encode it, decode it.
+
+A model states its data path once and hands each latent to a coder:
+
+    y_hat = coder.code("y", y, prior, means, scales, shape=y_shape)
+
+meaning "here is a latent (None when decoding) and its prior; give me the quantized one". The
+`shape` is what the decoder knows in advance. Which coder it is decides whether bits are counted,
+symbols are written, or symbols are read; the model cannot tell.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lictor.coding.stream import SymbolDecoder, SymbolEncoder
+from lictor.coding.tables import CdfTables
+from lictor.errors import DataError
+from lictor.priors.base import AbstractPrior
+from lictor.surrogates import Surrogate
+
+Shape = tuple[int, int, int, int]
+
+
+class LatentCoder(Protocol):
+    """Takes a latent and its prior, gives the quantized latent."""
+
+    def code(
+        self,
+        name: str,
+        latent: Float[Tensor, "b c h w"] | None,
+        prior: AbstractPrior,
+        *params: Tensor,
+        shape: Shape,
+    ) -> Float[Tensor, "b c h w"]:
+        """Return the quantized latent of the given shape, float32.
+
+        `name` says which tables and which entry of the rate it belongs to; calls that share a name
+        add up (a context model codes one latent in several parts).
+        """
+        ...
+
+
+class RateCoder:
+    """Charges the rate: with a surrogate while training, with hard rounding for evaluation.
+
+    `bits[name]` is a tensor of shape `b`, the bits of each image, differentiable.
+    """
+
+    def __init__(
+        self, surrogate: Surrogate | None = None, generator: torch.Generator | None = None
+    ):
+        self.bits: dict[str, Tensor] = {}
+        self._surrogate = surrogate
+        self._generator = generator
+
+    def code(
+        self,
+        name: str,
+        latent: Float[Tensor, "b c h w"] | None,
+        prior: AbstractPrior,
+        *params: Tensor,
+        shape: Shape,
+    ) -> Float[Tensor, "b c h w"]:
+        """Quantize `latent` and add its cost to `bits[name]`."""
+        assert latent is not None
+        assert latent.shape == shape, f"{name}: {tuple(latent.shape)} is not {shape}"
+        # Rates and rounding need float32 even where the transforms run in bfloat16.
+        params = tuple(p.float() for p in params)
+        center = prior.center(params)
+        residual = latent.float() if center is None else latent.float() - center
+        if self._surrogate is None:
+            for_synthesis = for_rate = residual.round()
+        else:
+            for_synthesis, for_rate = self._surrogate(residual, self._generator)
+        bits = prior.bits(for_rate, params).sum((1, 2, 3))
+        self.bits[name] = self.bits[name] + bits if name in self.bits else bits
+        return for_synthesis if center is None else for_synthesis + center
+
+
+class EncodeCoder:
+    """Rounds each latent and writes its symbols; `finish` gives the payload."""
+
+    def __init__(self, tables: Mapping[str, CdfTables]):
+        self._tables = tables
+        self._encoder = SymbolEncoder()
+
+    def code(
+        self,
+        name: str,
+        latent: Float[Tensor, "b c h w"] | None,
+        prior: AbstractPrior,
+        *params: Tensor,
+        shape: Shape,
+    ) -> Float[Tensor, "b c h w"]:
+        """Round `latent` and put its symbols; raises `DataError` where it is not finite."""
+        assert latent is not None
+        assert latent.shape == shape, f"{name}: {tuple(latent.shape)} is not {shape}"
+        center = prior.center(params)
+        residual = latent if center is None else latent - center
+        if not bool(torch.isfinite(residual).all()):
+            raise DataError(f"latent {name} is not finite: the model overflows on this image")
+        # float32 holds every integer up to 2^24; a latent beyond that is no codec's.
+        rounded = residual.round().clamp_(-(2.0**24), 2.0**24)
+        symbols = rounded.to(torch.int32).contiguous().numpy()
+        indexes = prior.indexes(shape, params).contiguous().numpy()
+        self._encoder.put(symbols, indexes, self._tables[name])
+        return rounded if center is None else rounded + center
+
+    def finish(self) -> tuple[bytes, int]:
+        """Return the payload and the checksum of all symbols."""
+        payload = self._encoder.finish()
+        return payload, self._encoder.symbol_crc
+
+
+class DecodeCoder:
+    """Reads the symbols that an `EncodeCoder` wrote."""
+
+    def __init__(self, payload: bytes, tables: Mapping[str, CdfTables]):
+        self._tables = tables
+        self._decoder = SymbolDecoder(payload)
+
+    def code(
+        self,
+        name: str,
+        latent: Float[Tensor, "b c h w"] | None,
+        prior: AbstractPrior,
+        *params: Tensor,
+        shape: Shape,
+    ) -> Float[Tensor, "b c h w"]:
+        """Get the symbols of a latent; raises `BitstreamError` where the payload is damaged."""
+        assert latent is None
+        center = prior.center(params)
+        indexes = prior.indexes(shape, params).contiguous().numpy()
+        symbols = self._decoder.get(indexes, self._tables[name])
+        rounded = torch.from_numpy(np.asarray(symbols, dtype=np.float32))
+        return rounded if center is None else rounded + center
+
+    def finish(self) -> int:
+        """Check that the payload is used up and return the checksum of all symbols."""
+        self._decoder.finish()
+        return self._decoder.symbol_crc

@@ -1,0 +1,1 @@
+"""Integers to bytes and back: tables, the rANS coder, the symbol stream and the file container."""

@@ -1,0 +1,224 @@
+"""Recipes: one tree of frozen dataclasses, loaded strictly from TOML.
+
+A recipe has a section for each field of `RunConfig`; what it leaves out takes the default below.
+An unknown key, a wrong type or a value out of range is an error that names the file, the key and
+the nearest valid name. Nothing here imports torch, so that the command line starts fast.
+"""
+
+import dataclasses
+import difflib
+import math
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from lictor.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model to train; keys other than `name` are handed to its constructor."""
+
+    name: str = "mbt2018-mean"
+    """A name from the table of models."""
+    hyperparameters: dict[str, int] = field(default_factory=dict)
+    """Constructor arguments, such as `n` and `m`; in a recipe they stand beside `name`."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The rate-distortion trade-off: loss = bpp + lmbda * 255^2 * MSE."""
+
+    lmbda: float = 0.0067
+    """Weight of the distortion; larger means better pictures and larger files."""
+
+
+@dataclass(frozen=True)
+class SurrogateConfig:
+    """What stands for rounding while training."""
+
+    name: str = "mixed"
+    """A name from the table of surrogates."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer and its learning rate."""
+
+    name: str = "adam"
+    """A name from the table of optimizers."""
+    lr: float = 1e-4
+    """Peak learning rate."""
+    schedule: str = "flat-cosine"
+    """A name from the table of schedules: constant, cosine, flat-cosine."""
+    warmup: float = 0.01
+    """Share of the steps over which the rate rises linearly from zero."""
+    final: float = 0.01
+    """Learning rate at the end, as a share of `lr`."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How training crops are cut."""
+
+    crop_size: int = 256
+    """Side of the square crops, pixels; a multiple of 64."""
+    min_scale: float = 0.5
+    """Crops are taken from the picture scaled by a random factor from here to 1."""
+    held_out: int = 16
+    """Pictures kept out of training for the evaluation (at most a tenth of all)."""
+    cache_mib: int = 4096
+    """Decoded pictures are kept in one memory-mapped file up to this size."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length and cadence of a run."""
+
+    steps: int = 100_000
+    """Optimizer steps in all."""
+    batch_size: int = 8
+    """Crops in a step."""
+    seed: int = 0
+    """Seed of the weights, the crops and the noise."""
+    precision: str = "float32"
+    """Arithmetic of the transforms: float32 or bfloat16 (rates always use float32)."""
+    log_every: int = 50
+    """Steps between lines of the metrics file."""
+    eval_every: int = 1000
+    """Steps between evaluations on the held-out pictures."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+# Ranges and choices that a type cannot say: key -> (test, what is allowed).
+_RULES = {
+    "loss.lmbda": (lambda v: v > 0, "positive"),
+    "optim.lr": (lambda v: v > 0, "positive"),
+    "optim.warmup": (lambda v: 0 <= v < 1, "from 0 to below 1"),
+    "optim.final": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "optim.max_grad_norm": (lambda v: v > 0, "positive"),
+    "data.crop_size": (lambda v: v >= 64 and v % 64 == 0, "a positive multiple of 64"),
+    "data.min_scale": (lambda v: 0.1 <= v <= 1, "from 0.1 to 1"),
+    "data.held_out": (lambda v: v >= 1, "at least 1"),
+    "data.cache_mib": (lambda v: v >= 0, "at least 0"),
+    "train.steps": (lambda v: v >= 1, "at least 1"),
+    "train.batch_size": (lambda v: v >= 1, "at least 1"),
+    "train.seed": (lambda v: 0 <= v < 2**63, "from 0 to 2^63 - 1"),
+    "train.precision": (lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
+    "train.log_every": (lambda v: v >= 1, "at least 1"),
+    "train.eval_every": (lambda v: v >= 1, "at least 1"),
+    "train.checkpoint_every": (lambda v: v >= 1, "at least 1"),
+}
+
+
+def nearest(name: str, valid: list[str]) -> str:
+    """Return a hint that names the valid word closest to `name`, or all of them."""
+    close = difflib.get_close_matches(name, valid, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(valid)}"
+
+
+def _convert(value: Any, wanted: Any, where: str) -> Any:
+    """Return `value` as the wanted scalar type; an int is welcome as a float, nothing else."""
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted:
+        raise ConfigError(f"{where} = {value!r} must be a {wanted.__name__}")
+    if wanted is float and not math.isfinite(value):
+        raise ConfigError(f"{where} = {value!r} must be finite")
+    return value
+
+
+def _section(cls: type, entries: Any, name: str, source: str) -> Any:
+    if not isinstance(entries, dict):
+        raise ConfigError(f"{source}: {name!r} must be a section, written [{name}]")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    extra_field = next((f for f in fields.values() if get_origin(f.type) is dict), None)
+    values: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    for key, value in entries.items():
+        where = f"{source}: {name}.{key}"
+        if key in fields and fields[key] is not extra_field:
+            values[key] = _convert(value, fields[key].type, where)
+            allowed, description = _RULES.get(f"{name}.{key}", (None, ""))
+            if allowed and not allowed(values[key]):
+                raise ConfigError(f"{where} = {value!r} must be {description}")
+        elif extra_field is not None:
+            extra[key] = _convert(value, get_args(extra_field.type)[1], where)
+        else:
+            raise ConfigError(
+                f"{source}: unknown key {key!r} in [{name}]; {nearest(key, list(fields))}"
+            )
+    if extra_field is not None:
+        values[extra_field.name] = extra
+    return cls(**values)
+
+
+def config_from_dict(tree: dict[str, Any], *, source: str) -> RunConfig:
+    """Build a `RunConfig` from nested tables; `source` names their origin in error messages.
+
+    Raises `ConfigError` on an unknown section or key, a wrong type, or a value out of range.
+    """
+    fields = {f.name: f for f in dataclasses.fields(RunConfig)}
+    for name in tree:
+        if name not in fields:
+            raise ConfigError(f"{source}: unknown section [{name}]; {nearest(name, list(fields))}")
+    sections = {}
+    for name, entries in tree.items():
+        cls = fields[name].type
+        assert isinstance(cls, type)
+        sections[name] = _section(cls, entries, name, source)
+    return RunConfig(**sections)
+
+
+def config_to_dict(config: RunConfig) -> dict[str, Any]:
+    """Return the nested tables that `config_from_dict` turns into an equal `config`."""
+    tree = dataclasses.asdict(config)
+    tree["model"].update(tree["model"].pop("hyperparameters"))
+    return tree
+
+
+def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
+    """Read a TOML recipe, then apply overrides such as `"train.steps=1000"`.
+
+    Raises `ConfigError` when the file cannot be read or anything in it is not valid.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot read the recipe: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    for override in overrides:
+        _apply_override(tree, override)
+    return config_from_dict(tree, source=str(path))
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    section, dot, name = key.partition(".")
+    if not (equals and dot):
+        raise ConfigError(f"override {override!r} must look like section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string: optim.name=adam
+    table = tree.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"override {override!r}: {section!r} is not a section")
+    table[name] = value

@@ -1,0 +1,312 @@
+"""Photographs in, training crops out.
+
+A folder of pictures becomes an `ImageFolder`: every picture decoded once into one memory-mapped
+file where that fits the budget, else decoded when needed. A crop is a pure function of (seed, step,
+position in the batch), so that a resumed run sees the same data without any saved state.
+"""
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from lictor.errors import DataError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+# Pillow raises above twice this many pixels and warns above it; a codec should take what is there.
+MAX_IMAGE_PIXELS = 2**28
+
+_log = logging.getLogger(__name__)
+
+
+def load_image(path: Path) -> UInt8[np.ndarray, "h w c"]:
+    """Read a picture as 8-bit grey (`c = 1`) or RGB (`c = 3`), upright.
+
+    The orientation tag is applied, palettes and CMYK become RGB, an opaque alpha channel is
+    dropped. Raises `DataError` for anything that is not an 8-bit picture, and for transparency.
+    """
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, not a picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                if opened.width * opened.height > MAX_IMAGE_PIXELS:
+                    raise DataError(f"{path}: more than {MAX_IMAGE_PIXELS} pixels; split it first")
+                image = ImageOps.exif_transpose(opened)
+                image.load()
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except Exception as error:  # Pillow's decoders raise anything on damaged files
+        reason = "empty file" if path.exists() and path.stat().st_size == 0 else str(error)
+        raise DataError(f"{path}: not a readable picture ({reason})") from error
+    return _to_array(image, path)
+
+
+def _to_array(image: Image.Image, path: Path) -> UInt8[np.ndarray, "h w c"]:
+    if image.mode.startswith("I") or image.mode == "F":
+        raise DataError(f"{path}: {image.mode} samples; convert it to 8 bits a channel first")
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
+        if alpha.getextrema() != (255, 255):
+            raise DataError(f"{path}: has transparency; flatten it onto a background first")
+    if image.mode in ("1", "L", "LA"):
+        return np.asarray(image.convert("L"))[:, :, None]
+    return np.asarray(image.convert("RGB"))
+
+
+def image_to_tensor(image: UInt8[np.ndarray, "h w c"]) -> Float[Tensor, "1 3 h w"]:
+    """Turn an 8-bit grey or RGB image into a float32 RGB tensor in [0, 1]."""
+    channels = np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+    return torch.from_numpy(channels).permute(2, 0, 1)[None].float().div_(255)
+
+
+def tensor_to_image(
+    x: Float[Tensor, "1 3 h w"], *, channels: int = 3
+) -> UInt8[np.ndarray, "h w c"]:
+    """Round a tensor in [0, 1] to 8 bits; with `channels=1` the mean of R, G and B."""
+    pixels = x[0].mul(255)
+    if channels == 1:
+        pixels = pixels.mean(0, keepdim=True)
+    pixels = pixels.round().clamp_(0, 255)
+    return pixels.permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return all pictures of a folder tree in sorted order; raises `DataError` if there are none."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of pictures")
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    )
+    if not paths:
+        raise DataError(f"{folder}: contains no pictures ({', '.join(IMAGE_SUFFIXES)})")
+    return paths
+
+
+def cache_folder() -> Path:
+    """Return where decoded pictures are kept: $LICTOR_CACHE, or lictor in the user's cache."""
+    if "LICTOR_CACHE" in os.environ:
+        return Path(os.environ["LICTOR_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lictor"
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Decoded pictures of a folder: RGB uint8 arrays by number, with their names.
+
+    `bad` lists the pictures that could not be read, each with its reason.
+    """
+
+    names: tuple[str, ...]
+    load: Callable[[int], UInt8[np.ndarray, "h w 3"]]
+    bad: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def split(self, held_out: int) -> tuple["ImageFolder", "ImageFolder"]:
+        """Split off `held_out` pictures (at most a tenth, at least one) chosen by their names."""
+        if len(self) < 2:
+            raise DataError("training needs at least 2 readable pictures, one of them held out")
+        order = sorted(
+            range(len(self)), key=lambda i: hashlib.sha256(self.names[i].encode()).digest()
+        )
+        count = max(1, min(held_out, len(self) // 10))
+        return self._subset(sorted(order[count:])), self._subset(sorted(order[:count]))
+
+    def _subset(self, numbers: Sequence[int]) -> "ImageFolder":
+        return ImageFolder(tuple(self.names[i] for i in numbers), lambda i: self.load(numbers[i]))
+
+
+def open_image_folder(
+    folder: Path, *, cache_bytes: int, on_progress: Callable[[int, int], None] = lambda *_: None
+) -> ImageFolder:
+    """Open a folder tree of PNG, JPEG and WebP pictures, decoding them once into a cache file.
+
+    A picture that cannot be read is named in the log and left out. `on_progress(done, total)` is
+    called while decoding. Pictures that need more than `cache_bytes` together are not cached but
+    decoded when asked for. Raises `DataError` when nothing can be read.
+    """
+    paths = list_images(folder)
+    stamp = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+    key = hashlib.sha256(json.dumps([str(folder.resolve()), stamp]).encode()).hexdigest()[:16]
+    target = cache_folder() / f"images-{key}"
+    if (target / "index.json").exists():
+        return _open_cache(target)
+    budget = cache_bytes
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                budget -= image.width * image.height * 3
+        except Exception:  # noqa: BLE001 - reported when it is decoded
+            continue
+    if budget < 0:
+        _log.info("%s: decoded pictures exceed the cache budget; decoding on demand", folder)
+        return _open_on_demand(folder, paths)
+    _write_cache(target, folder, paths, on_progress)
+    return _open_cache(target)
+
+
+def _as_rgb(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
+    return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+
+def _write_cache(
+    target: Path, folder: Path, paths: Sequence[Path], on_progress: Callable[[int, int], None]
+) -> None:
+    """Decode into a temporary folder and rename it, so that a cache is whole or absent."""
+    entries, bad, offset = [], [], 0
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix="decoding-") as temporary:
+            building = Path(temporary) / "cache"
+            building.mkdir()
+            with (building / "pixels.bin").open("wb") as pixels:
+                for number, path in enumerate(paths):
+                    on_progress(number, len(paths))
+                    try:
+                        image = _as_rgb(load_image(path))
+                    except DataError as error:
+                        bad.append(str(error))
+                        continue
+                    pixels.write(image.tobytes())
+                    entries.append([str(path.relative_to(folder)), *image.shape[:2], offset])
+                    offset += image.nbytes
+            on_progress(len(paths), len(paths))
+            index = json.dumps({"images": entries, "bad": bad})
+            (building / "index.json").write_text(index, encoding="utf-8")
+            if entries and not target.exists():
+                building.rename(target)
+    except OSError as error:
+        raise DataError(
+            f"{target}: cannot write the cache of decoded pictures ({error}); "
+            "free some space, set LICTOR_CACHE to another folder, or lower data.cache_mib"
+        ) from error
+    if not entries:
+        raise DataError(f"{folder}: none of its {len(bad)} pictures can be read; first: {bad[0]}")
+
+
+def _report_bad(bad: Sequence[str]) -> None:
+    for reason in bad:
+        _log.warning("skipped: %s", reason)
+    if bad:
+        _log.warning("skipped %d unreadable pictures", len(bad))
+
+
+def _open_cache(target: Path) -> ImageFolder:
+    index = json.loads((target / "index.json").read_text(encoding="utf-8"))
+    _report_bad(index["bad"])
+    pixels = np.memmap(target / "pixels.bin", dtype=np.uint8, mode="r")
+
+    def load(number: int) -> UInt8[np.ndarray, "h w 3"]:
+        _, height, width, offset = index["images"][number]
+        return pixels[offset : offset + height * width * 3].reshape(height, width, 3)
+
+    return ImageFolder(tuple(entry[0] for entry in index["images"]), load, tuple(index["bad"]))
+
+
+def _open_on_demand(folder: Path, paths: Sequence[Path]) -> ImageFolder:
+    good, bad = [], []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                image.verify()
+            good.append(path)
+        except Exception as error:  # noqa: BLE001 - Pillow raises anything on damaged files
+            bad.append(f"{path}: not a readable picture ({error})")
+    _report_bad(bad)
+    if not good:
+        raise DataError(f"{folder}: none of its {len(bad)} pictures can be read; first: {bad[0]}")
+
+    @functools.lru_cache(maxsize=32)
+    def load(number: int) -> UInt8[np.ndarray, "h w 3"]:
+        return _as_rgb(load_image(good[number]))
+
+    return ImageFolder(tuple(str(p.relative_to(folder)) for p in good), load, tuple(bad))
+
+
+def random_crop(
+    image: UInt8[np.ndarray, "h w 3"], size: int, min_scale: float, rng: np.random.Generator
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Cut a random square, scaled down by a random factor from `min_scale` to 1, maybe mirrored.
+
+    A picture smaller than the square is scaled up to it.
+    """
+    scale = rng.uniform(min_scale, 1.0)
+    edge = min(round(size / scale), *image.shape[:2])
+    top = int(rng.integers(image.shape[0] - edge + 1))
+    left = int(rng.integers(image.shape[1] - edge + 1))
+    patch = np.ascontiguousarray(image[top : top + edge, left : left + edge])
+    if edge != size:
+        patch = np.asarray(
+            Image.fromarray(patch).resize((size, size), Image.Resampling.BICUBIC)
+        )
+    return patch[:, ::-1] if rng.random() < 0.5 else patch
+
+
+def make_batch(
+    folder: ImageFolder, *, step: int, seed: int, batch_size: int, size: int, min_scale: float
+) -> UInt8[np.ndarray, "b size size 3"]:
+    """Return the crops of one step: a pure function of its arguments."""
+    batch = np.empty((batch_size, size, size, 3), np.uint8)
+    for position in range(batch_size):
+        rng = np.random.default_rng([seed, step, position])
+        image = folder.load(int(rng.integers(len(folder))))
+        batch[position] = random_crop(image, size, min_scale, rng)
+    return batch
+
+
+def batch_to_tensor(batch: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
+    """Turn crops into a float32 tensor in [0, 1], channels last in memory."""
+    return torch.from_numpy(batch).permute(0, 3, 1, 2).float().div_(255)
+
+
+@dataclass
+class Prefetcher:
+    """Makes the batches of coming steps in a background thread.
+
+    Iterating yields tensors from `first_step` on, for ever. `waited_s` adds up how long the
+    consumer stood waiting.
+    """
+
+    make: Callable[[int], UInt8[np.ndarray, "b h w 3"]]
+    first_step: int = 0
+    depth: int = 4
+    waited_s: float = field(default=0.0, init=False)
+
+    def __iter__(self) -> Iterator[Float[Tensor, "b 3 h w"]]:
+        with ThreadPoolExecutor(1, thread_name_prefix="crops") as pool:
+            step = self.first_step
+            pending: deque[Future[NDArray[np.uint8]]] = deque()
+            try:
+                while True:
+                    while len(pending) < self.depth:
+                        pending.append(pool.submit(self.make, step))
+                        step += 1
+                    start = time.perf_counter()
+                    batch = pending.popleft().result()
+                    self.waited_s += time.perf_counter() - start
+                    yield batch_to_tensor(batch)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,1 @@
+"""Learned image codecs: each states its data path once."""

@@ -1,0 +1,97 @@
+"""What a model is: one statement of the data path, run with any of the three coders."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lictor.coders import LatentCoder, RateCoder, Shape
+from lictor.layers.entropy_network import EntropyNetwork
+from lictor.ops import crop, pad_to_multiple
+from lictor.priors.base import AbstractPrior
+from lictor.surrogates import Surrogate
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a forward pass gives: everything a loss needs, so that DDP can wrap the model.
+
+    `x_hat` has the shape and range of `x` (not clamped); `bits[latent]` has shape `b`.
+    """
+
+    x_hat: Float[Tensor, "b c h w"]
+    bits: Mapping[str, Float[Tensor, " b"]]
+
+    @property
+    def total_bits(self) -> Float[Tensor, " b"]:
+        """Bits of each image, all latents together."""
+        return torch.stack(list(self.bits.values())).sum(0)
+
+
+class AbstractCodecModel(nn.Module, ABC):
+    """A learned image codec while it learns.
+
+    A concrete model states `stride` (image sides are padded to a multiple of it), its `priors`, and
+    the data path in `code`. It never pads, crops or sums bits itself.
+    """
+
+    name: str
+    stride: int
+    in_channels: int = 3
+
+    @abstractmethod
+    def hyperparameters(self) -> dict[str, int]:
+        """Return the constructor's arguments, enough to build the same model again."""
+
+    @abstractmethod
+    def priors(self) -> Mapping[str, AbstractPrior]:
+        """Return the prior of each latent, by the latent's name."""
+
+    @abstractmethod
+    def code(
+        self, coder: LatentCoder, x: Float[Tensor, "b c hp wp"] | None, shape: Shape
+    ) -> Float[Tensor, "b c hp wp"]:
+        """Take an image of the given shape (None when decoding) through the codec."""
+
+    def padded_shape(self, batch: int, height: int, width: int) -> Shape:
+        """Return the shape that an image of the given size has after padding."""
+        return (
+            batch,
+            self.in_channels,
+            height + -height % self.stride,
+            width + -width % self.stride,
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        *,
+        surrogate: Surrogate | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Output:
+        """Reconstruct `x` (RGB in [0, 1], any size from 1x1) and count the bits.
+
+        Without a surrogate the latents are rounded, as a codec does.
+        """
+        height, width = x.shape[-2:]
+        coder = RateCoder(surrogate, generator)
+        padded = pad_to_multiple(x, self.stride).contiguous(memory_format=torch.channels_last)
+        x_hat = self.code(coder, padded, self.padded_shape(x.shape[0], height, width))
+        return Output(crop(x_hat, height, width), MappingProxyType(coder.bits))
+
+    def freeze(self) -> None:
+        """Stop learning and switch every entropy network to its reproducible evaluation."""
+        self.eval().requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, EntropyNetwork):
+                module.freeze()
+
+
+def latent_shape(shape: Shape, channels: int, stride: int) -> Shape:
+    """Return the shape of a latent with `channels` at 1/`stride` of the image's size."""
+    batch, _, height, width = shape
+    return batch, channels, height // stride, width // stride

@@ -1,0 +1,1 @@
+"""Optimizers and the table that names them."""

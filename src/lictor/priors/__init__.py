@@ -1,0 +1,1 @@
+"""Probability models of latents: rates while training, integer tables when frozen."""

@@ -1,0 +1,41 @@
+"""What every prior offers: a differentiable rate, and the integer tables that realise it."""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lictor.coding.tables import CdfTables
+
+# Mass left outside a table: one count in 2^16 is the least that the escape symbol gets anyway.
+TAIL_MASS = 2.0**-16
+# A likelihood never counts as less than this (29.9 bits): keeps gradients finite.
+MIN_LIKELIHOOD = 1e-9
+
+
+class AbstractPrior(nn.Module, ABC):
+    """A family of distributions of integer symbols, one member for each element of a latent.
+
+    `params` are the tensors that a model computes for a latent of shape `b c h w`: `(means,
+    scales)`, `(scales,)`, or none for a prior that depends on the channel alone.
+    """
+
+    @abstractmethod
+    def center(self, params: tuple[Tensor, ...]) -> Tensor | None:
+        """Return what is subtracted before rounding and added after; None stands for zero."""
+
+    @abstractmethod
+    def bits(
+        self, residual: Float[Tensor, "b c h w"], params: tuple[Tensor, ...]
+    ) -> Float[Tensor, "b c h w"]:
+        """Return the cost in bits of each (centered) element, differentiable in everything."""
+
+    @abstractmethod
+    def tables(self) -> CdfTables:
+        """Build the integer tables of all members; needed once, when a codec is frozen."""
+
+    @abstractmethod
+    def indexes(
+        self, shape: tuple[int, int, int, int], params: tuple[Tensor, ...]
+    ) -> Int[Tensor, "b c h w"]:
+        """Return the table row of each element of a latent with the given shape."""

@@ -1,0 +1,113 @@
+"""The state of a run: everything needed to go on as if nothing had happened."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lictor.config import RunConfig, config_from_dict, config_to_dict
+from lictor.errors import CheckpointError, DataError
+from lictor.models.base import AbstractCodecModel
+from lictor.training.hooks import TrainHook
+
+FORMAT = 1
+
+
+@dataclass
+class RunState:
+    """What changes during a run, beside the model's weights and the hooks' own state.
+
+    The data position needs no field: the crops of a step are a function of its number.
+    """
+
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    step: int = 0
+    skipped: int = 0
+
+
+def save_checkpoint(
+    path: Path,
+    config: RunConfig,
+    model: AbstractCodecModel,
+    state: RunState,
+    hooks: Sequence[TrainHook] = (),
+) -> None:
+    """Write a checkpoint: to a temporary file, synced, then renamed over `path`.
+
+    Raises `DataError` when the disk is full or the folder cannot be written.
+    """
+    content = {
+        "format": FORMAT,
+        "config": config_to_dict(config),
+        "model": model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "generator": state.generator.get_state(),
+        "step": state.step,
+        "skipped": state.skipped,
+        "hooks": [hook.state_dict() for hook in hooks],
+    }
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=path.name, suffix=".part", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot write the checkpoint ({error})") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's content; raises `CheckpointError` if it is missing or damaged."""
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such checkpoint; has the run saved one yet?")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path}: checkpoint format {content['format']}, this release reads {FORMAT}"
+            )
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged zip or pickle stream raises anything
+        raise CheckpointError(f"{path}: damaged checkpoint ({type(error).__name__})") from error
+    return content
+
+
+def checkpoint_config(content: dict[str, Any], path: Path) -> RunConfig:
+    """Return the configuration that a checkpoint was written with."""
+    return config_from_dict(content["config"], source=str(path))
+
+
+def restore(
+    content: dict[str, Any],
+    path: Path,
+    model: AbstractCodecModel,
+    state: RunState,
+    hooks: Sequence[TrainHook] = (),
+) -> None:
+    """Put a checkpoint's content into a model, a state and hooks of the same kinds.
+
+    Raises `CheckpointError` when they do not fit.
+    """
+    if len(hooks) != len(content["hooks"]):
+        raise CheckpointError(f"{path}: saved with {len(content['hooks'])} hooks, not {len(hooks)}")
+    try:
+        model.load_state_dict(content["model"])
+        state.optimizer.load_state_dict(content["optimizer"])
+        state.generator.set_state(content["generator"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: belongs to another model: {error}") from error
+    state.step, state.skipped = content["step"], content["skipped"]
+    for hook, saved in zip(hooks, content["hooks"], strict=True):
+        hook.load_state_dict(saved)
