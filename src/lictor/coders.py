@@ -10,7 +10,7 @@ symbols are written, or symbols are read; the model cannot tell.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from lictor.surrogates import Surrogate
 Shape = tuple[int, int, int, int]
 
 
+@runtime_checkable
 class LatentCoder(Protocol):
     """Takes a latent and its prior, gives the quantized latent."""
 
@@ -43,6 +44,16 @@ class LatentCoder(Protocol):
         add up (a context model codes one latent in several parts).
         """
         ...
+
+
+def _as_decoded(rounded: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Copy rounded values into the one memory layout and the one zero that all coders give.
+
+    Convolutions sum in another order for another layout: without this, the picture that the encoder
+    sees differs from the decoded one in the last bit.
+    """
+    fresh = torch.empty(rounded.shape, memory_format=torch.channels_last, device=rounded.device)
+    return fresh.copy_(rounded).add_(0.0)  # -0.0 + 0.0 is 0.0
 
 
 class RateCoder:
@@ -74,7 +85,7 @@ class RateCoder:
         center = prior.center(params)
         residual = latent.float() if center is None else latent.float() - center
         if self._surrogate is None:
-            for_synthesis = for_rate = residual.round()
+            for_synthesis = for_rate = _as_decoded(residual.round())
         else:
             for_synthesis, for_rate = self._surrogate(residual, self._generator)
         bits = prior.bits(for_rate, params).sum((1, 2, 3))
@@ -109,6 +120,7 @@ class EncodeCoder:
         symbols = rounded.to(torch.int32).contiguous().numpy()
         indexes = prior.indexes(shape, params).contiguous().numpy()
         self._encoder.put(symbols, indexes, self._tables[name])
+        rounded = _as_decoded(rounded)
         return rounded if center is None else rounded + center
 
     def finish(self) -> tuple[bytes, int]:
@@ -137,7 +149,7 @@ class DecodeCoder:
         center = prior.center(params)
         indexes = prior.indexes(shape, params).contiguous().numpy()
         symbols = self._decoder.get(indexes, self._tables[name])
-        rounded = torch.from_numpy(np.asarray(symbols, dtype=np.float32))
+        rounded = _as_decoded(torch.from_numpy(np.asarray(symbols, dtype=np.float32)))
         return rounded if center is None else rounded + center
 
     def finish(self) -> int:

@@ -7,7 +7,7 @@ everywhere, so training needs a stand-in; which one matters, and differs between
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from torch import Tensor
 from lictor.ops import round_ste
 
 
+@runtime_checkable
 class Surrogate(Protocol):
     """A stand-in for rounding during training."""
 

@@ -115,7 +115,7 @@ class SymbolEncoder:
         if not num_symbols:
             return bytes(3)
         escapes = b"".join(self._escapes)
-        lanes = self._lanes or _choose_lanes((self._cost >> rans.COST_SHIFT) // 8 + len(escapes))
+        lanes = self._lanes or choose_lanes((self._cost >> rans.COST_SHIFT) // 8 + len(escapes))
         states = np.full(lanes, rans.INITIAL_STATE, dtype=np.uint64)
         words = np.empty(num_symbols, dtype=np.uint16)
         lane, pos = (num_symbols - 1) % lanes, num_symbols
@@ -231,7 +231,8 @@ class SymbolDecoder:
             raise CorruptError("symbol stream: a lane does not end where its encoder began")
 
 
-def _choose_lanes(payload_bytes: int) -> int:
+def choose_lanes(payload_bytes: int) -> int:
+    """Return how many lanes the encoder takes for a payload of about this size."""
     lanes = 1
     while 2 * lanes * _BYTES_PER_LANE <= payload_bytes and lanes < _MOST_CHOSEN_LANES:
         lanes *= 2

@@ -1,5 +1,6 @@
 """Convolutional blocks: strided convolutions of the literature, residual blocks, sub-pixel steps."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -31,13 +32,22 @@ def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 1)
 
 
+def damped(conv: nn.Conv2d) -> nn.Conv2d:
+    """Shrink the initial weights tenfold, so that a branch starts as a small correction."""
+    with torch.no_grad():
+        conv.weight.mul_(0.1)
+        if conv.bias is not None:
+            conv.bias.zero_()
+    return conv
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around a rectifier, added to their input."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.body = nn.Sequential(
-            conv3x3(channels, channels), nn.LeakyReLU(0.1), conv3x3(channels, channels)
+            conv3x3(channels, channels), nn.LeakyReLU(0.1), damped(conv3x3(channels, channels))
         )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

@@ -7,9 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lictor.coders import LatentCoder, Shape
-from lictor.layers.blocks import ResidualBlock, conv1x1, conv3x3, downsample, upsample
+from lictor.layers.blocks import ResidualBlock, conv1x1, conv3x3, damped, downsample, upsample
 from lictor.layers.checkerboard import checkerboard_join, checkerboard_split
 from lictor.layers.entropy_network import EntropyNetwork
+from lictor.layers.shortcut import LinearAnalysis, LinearSynthesis
 from lictor.models.base import AbstractCodecModel, latent_shape
 from lictor.priors.base import AbstractPrior
 from lictor.priors.conditional import GaussianPrior
@@ -20,11 +21,14 @@ class CheckerboardModel(AbstractCodecModel):
     """A fast codec: work at 1/8 of the size, a hyperprior, and a two-step checkerboard context.
 
     ```
-    x -> unshuffle 4 -> conv, block -> conv /2 -> blocks -> conv /2 -> y          (g_a)
+    x -> unshuffle 4 -> conv, block -> conv /2 -> blocks -> conv /2 -> (+) -> y            (g_a)
+    x -> 16x16 DCT, learned further ---------------------------------^
     y -> h_a -> z -> code("z") -> h_s -> features
     code("y", even half | features)            -> y_even
     code("y", odd half  | features, y_even)    -> y_odd
-    y_hat = join(y_even, y_odd) -> deconv x2 -> blocks -> shuffle -> block -> shuffle 4    (g_s)
+    y_hat = join(y_even, y_odd)
+    y_hat -> shuffle 2 -> blocks -> shuffle 2 -> block -> shuffle 4 -> (+) -> x_hat        (g_s)
+    y_hat -> inverse 16x16 DCT, learned further ----------------------^
     ```
 
     `n` channels at 1/8, `m` latent channels at 1/16, `n / 2` at 1/4, `depth` residual blocks at 1/8
@@ -35,28 +39,30 @@ class CheckerboardModel(AbstractCodecModel):
     name = "checkerboard"
     stride = 64
 
-    def __init__(self, n: int = 128, m: int = 128, depth: int = 4):
+    def __init__(self, n: int = 128, m: int = 128, depth: int = 3):
         super().__init__()
         self.n, self.m, self.depth = n, m, depth
         thin = n // 2
-        self.g_a = nn.Sequential(
+        analysis = nn.Sequential(
             nn.PixelUnshuffle(4),
             conv3x3(16 * self.in_channels, thin),
             ResidualBlock(thin),
             downsample(thin, n, kernel_size=3),
             *(ResidualBlock(n) for _ in range(depth)),
-            downsample(n, m, kernel_size=3),
+            damped(downsample(n, m, kernel_size=3)),
         )
-        self.g_s = nn.Sequential(
-            conv3x3(m, 4 * n),
+        synthesis = nn.Sequential(
+            conv1x1(m, 4 * n),
             nn.PixelShuffle(2),
             *(ResidualBlock(n) for _ in range(depth)),
-            conv3x3(n, 4 * thin),
+            conv1x1(n, 4 * thin),
             nn.PixelShuffle(2),
             ResidualBlock(thin),
-            conv3x3(thin, 16 * self.in_channels),
+            damped(conv3x3(thin, 16 * self.in_channels)),
             nn.PixelShuffle(4),
         )
+        self.g_a = LinearAnalysis(analysis, m, 16)
+        self.g_s = LinearSynthesis(synthesis, m, 16)
         self.h_a = nn.Sequential(
             conv3x3(m, thin),
             nn.LeakyReLU(0.1),
@@ -66,19 +72,17 @@ class CheckerboardModel(AbstractCodecModel):
         )
         self.h_s = EntropyNetwork(
             nn.Sequential(
+                upsample(thin, thin),
+                nn.LeakyReLU(0.1),
                 upsample(thin, n),
                 nn.LeakyReLU(0.1),
-                upsample(n, n),
-                nn.LeakyReLU(0.1),
-                conv3x3(n, 2 * m),
+                conv1x1(n, 2 * m),
             )
         )
         self.parameters_even = EntropyNetwork(
             nn.Sequential(conv1x1(2 * m, 2 * m), nn.LeakyReLU(0.1), conv1x1(2 * m, 2 * m))
         )
-        self.context = EntropyNetwork(
-            nn.Conv2d(m, m, 5, padding=2),
-        )
+        self.context = EntropyNetwork(nn.Conv2d(m, m, 5, padding=2))
         self.parameters_odd = EntropyNetwork(
             nn.Sequential(conv1x1(3 * m, 3 * m), nn.LeakyReLU(0.1), conv1x1(3 * m, 2 * m))
         )

@@ -1,7 +1,5 @@
 """The state of a run: everything needed to go on as if nothing had happened."""
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ import torch
 
 from lictor.config import RunConfig, config_from_dict, config_to_dict
 from lictor.errors import CheckpointError, DataError
+from lictor.files import atomic_file
 from lictor.models.base import AbstractCodecModel
 from lictor.training.hooks import TrainHook
 
@@ -51,19 +50,10 @@ def save_checkpoint(
         "skipped": state.skipped,
         "hooks": [hook.state_dict() for hook in hooks],
     }
-    temporary = None
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=path.name, suffix=".part", delete=False
-        ) as file:
-            temporary = Path(file.name)
+        with atomic_file(path) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+    except RuntimeError as error:  # torch reports a failed write as one
         raise DataError(f"{path}: cannot write the checkpoint ({error})") from error
 
 

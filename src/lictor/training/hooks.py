@@ -1,8 +1,9 @@
 """Where training techniques plug in: before and after the optimizer's update."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
+@runtime_checkable
 class TrainHook(Protocol):
     """Takes part in every step; has a state that a checkpoint keeps."""
 

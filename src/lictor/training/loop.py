@@ -79,9 +79,9 @@ def train_step(
             hook.after_step(step)
     return StepReport(
         step,
-        float(loss.total),
-        float(loss.bpp),
-        float(loss.distortion),
+        float(loss.total.detach()),
+        float(loss.bpp.detach()),
+        float(loss.distortion.detach()),
         grad_norm,
         lr=optimizer.param_groups[0]["lr"],
         skipped=not finite,

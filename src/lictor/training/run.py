@@ -1,0 +1,226 @@
+"""A run folder: what a training run leaves on disk, and how it is taken up again.
+
+    config.json      the resolved configuration
+    metrics.jsonl    one JSON object a line: averages over steps, and evaluations
+    checkpoint.pt    the latest state; `run(resume=True)` goes on from it
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lictor.config import RunConfig, config_to_dict
+from lictor.data import ImageFolder, image_to_tensor, open_image_folder
+from lictor.errors import CheckpointError, ConfigError, DataError
+from lictor.files import write_file
+from lictor.models.base import AbstractCodecModel
+from lictor.models.zoo import build_model
+from lictor.optim.factory import build_optimizer
+from lictor.surrogates import SURROGATES
+from lictor.training.checkpoint import (
+    RunState,
+    checkpoint_config,
+    read_checkpoint,
+    restore,
+    save_checkpoint,
+)
+from lictor.training.loop import StepReport, train
+from lictor.training.loss import rate_distortion
+from lictor.training.schedule import learning_rate
+
+CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.jsonl", "config.json"
+# A resumed run may be made longer or shorter, and logged otherwise; all else must stay.
+_MAY_CHANGE = {
+    "train.steps",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "data.cache_mib",
+}
+_EVALUATION_SIDE = 512
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Averages over the held-out pictures with hard rounding; `psnr` in dB, of unrounded output."""
+
+    step: int
+    loss: float
+    bpp: float
+    psnr: float
+
+
+@torch.no_grad()
+def evaluate_held_out(
+    model: AbstractCodecModel, folder: ImageFolder, *, lmbda: float, step: int
+) -> Evaluation:
+    """Run the model in float32 on the middle of each picture, at most 512x512 pixels of it."""
+    training = model.training
+    model.eval()
+    losses, bpps, psnrs = [], [], []
+    for number in range(len(folder)):
+        image = folder.load(number)
+        height, width = (min(side, _EVALUATION_SIDE) for side in image.shape[:2])
+        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+        x = image_to_tensor(image[top : top + height, left : left + width])
+        loss = rate_distortion(x, model(x), lmbda)
+        losses.append(float(loss.total))
+        bpps.append(float(loss.bpp))
+        psnrs.append(-10 * math.log10(max(float(loss.distortion), 1e-12)))
+    model.train(training)
+    count = len(folder)
+    return Evaluation(step, sum(losses) / count, sum(bpps) / count, sum(psnrs) / count)
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    keys = [(s, k) for s in new for k in sorted({*old.get(s, {}), *new[s]})]
+    return [
+        f"{s}.{k}" for s, k in keys if old.get(s, {}).get(k) != new[s].get(k)
+    ]
+
+
+def _check_same_run(old: RunConfig, new: RunConfig, path: Path) -> None:
+    changed = set(_differences(config_to_dict(old), config_to_dict(new))) - _MAY_CHANGE
+    if changed:
+        raise ConfigError(
+            f"{path}: the run was started with another {', '.join(sorted(changed))}; "
+            "resume with its own recipe, or start anew in another folder"
+        )
+
+
+def _trim_metrics(path: Path, step: int) -> None:
+    """Drop what was logged after the checkpoint: the resumed run logs it again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue  # a line cut short when the run was killed
+    write_file(path, "".join(kept).encode())
+
+
+def _mean_report(reports: Sequence[StepReport], skipped: int) -> dict[str, Any]:
+    done = [r for r in reports if not r.skipped] or list(reports)
+    keys = ("loss", "bpp", "mse", "grad_norm")
+    means: dict[str, Any] = {k: sum(getattr(r, k) for r in done) / len(done) for k in keys}
+    step_s = sum(r.step_s for r in reports)
+    return {
+        "kind": "train",
+        "step": reports[-1].step + 1,
+        **{k: v if math.isfinite(v) else None for k, v in means.items()},
+        "lr": reports[-1].lr,
+        "step_s": step_s / len(reports),
+        "wait_share": sum(r.wait_s for r in reports) / step_s if step_s else 0.0,
+        "skipped": skipped,
+    }
+
+
+def _prepare(
+    config: RunConfig, out: Path, *, resume: bool
+) -> tuple[AbstractCodecModel, RunState]:
+    """Build or restore model and state, and bring the folder in order."""
+    if config.surrogate.name not in SURROGATES:
+        raise ConfigError(
+            f"unknown surrogate {config.surrogate.name!r}: choose one of {', '.join(SURROGATES)}"
+        )
+    learning_rate(0, schedule=config.optim.schedule, peak=1, warmup=0, final=0)
+    checkpoint = out / CHECKPOINT
+    if not resume and (checkpoint.exists() or (out / METRICS).exists()):
+        raise ConfigError(f"{out}: holds a run already; add --resume, or choose another folder")
+    torch.manual_seed(config.train.seed)
+    model = build_model(config.model.name, config.model.hyperparameters)
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    state = RunState(
+        build_optimizer(config.optim.name, model, config.optim.lr),
+        torch.Generator().manual_seed(config.train.seed),
+    )
+    if resume:
+        content = read_checkpoint(checkpoint)
+        _check_same_run(checkpoint_config(content, checkpoint), config, checkpoint)
+        restore(content, checkpoint, model, state)
+        _trim_metrics(out / METRICS, state.step)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: cannot make the run folder ({error.strerror})") from error
+    write_file(out / CONFIG, (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
+    return model, state
+
+
+def run(
+    config: RunConfig,
+    data: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_decode: Callable[[int, int], None] = lambda *_: None,
+) -> Iterator[StepReport | Evaluation]:
+    """Train on the pictures of `data`, keeping everything in the folder `out`.
+
+    Yields a report after every step and after every evaluation. When `should_stop` says so, the run
+    ends after the current step with a checkpoint to resume from. Raises `ConfigError`, `DataError`
+    or `CheckpointError` before the first step if something does not fit.
+    """
+    if config.train.steps < 1:
+        raise ConfigError("train.steps must be at least 1")
+    model, state = _prepare(config, out, resume=resume)
+    folder = open_image_folder(
+        data, cache_bytes=config.data.cache_mib * 2**20, on_progress=on_decode
+    )
+    training, held_out = folder.split(config.data.held_out)
+    settings, reports = config.train, []
+
+    def evaluate() -> Evaluation:
+        result = evaluate_held_out(model, held_out, lmbda=config.loss.lmbda, step=state.step)
+        log.write(json.dumps({"kind": "evaluation", **dataclasses.asdict(result)}) + "\n")
+        log.flush()
+        return result
+
+    try:
+        log = (out / METRICS).open("a", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{out / METRICS}: cannot write ({error.strerror})") from error
+    with log:
+        for report in train(config, model, state, training):
+            reports.append(report)
+            yield report
+            last = state.step >= settings.steps
+            stop = last or should_stop()
+            if stop or state.step % settings.log_every == 0:
+                log.write(json.dumps(_mean_report(reports, state.skipped)) + "\n")
+                log.flush()
+                reports = []
+            if last or state.step % settings.eval_every == 0:
+                yield evaluate()
+            if stop or state.step % settings.checkpoint_every == 0:
+                save_checkpoint(out / CHECKPOINT, config, model, state)
+            if stop:
+                return
+
+
+def load_run(out: Path) -> tuple[AbstractCodecModel, RunConfig, int]:
+    """Return the model, configuration and step of a run's latest checkpoint.
+
+    Raises `CheckpointError` when there is none or it is damaged.
+    """
+    if not out.is_dir():
+        raise CheckpointError(f"{out}: no such run folder")
+    path = out / CHECKPOINT
+    content = read_checkpoint(path)
+    config = checkpoint_config(content, path)
+    model = build_model(config.model.name, config.model.hyperparameters)
+    try:
+        model.load_state_dict(content["model"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: weights do not fit the model: {error}") from error
+    return model, config, content["step"]

@@ -1,0 +1,80 @@
+"""What all tests share: shapes checked against signatures, fixed seeds, tiny models and pictures."""
+
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+# Every module but `coding`, whose loops numba compiles: it cannot see through a checking wrapper.
+_SOURCE = Path(__file__).parents[1] / "src" / "lictor"
+_CHECKED = sorted(
+    f"lictor.{path.stem}"
+    for path in _SOURCE.iterdir()
+    if (path.suffix == ".py" or (path / "__init__.py").exists())
+    and path.stem not in ("__init__", "coding")
+)
+install_import_hook(_CHECKED, "beartype.beartype")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from lictor.models.base import AbstractCodecModel  # noqa: E402
+from lictor.models.zoo import MODELS  # noqa: E402
+
+# The machines that run this are shared: a slow example is no finding.
+settings.register_profile("lictor", deadline=None)
+settings.load_profile("lictor")
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("LICTOR_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth colours, an edge and some grain, uint8 `h w 3`: what a photograph has to a codec."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:height, 0:width] / max(height, width, 2)
+    phases = rng.uniform(0, 2 * np.pi, (3, 2))
+    waves = [np.sin(5 * rows + a) + np.cos(4 * columns + b) for a, b in phases]
+    edge = rows * np.cos(phases[0, 0]) + columns * np.sin(phases[0, 0]) > 0.2
+    x = np.stack(waves, -1) * 45 + 120 + 40 * edge[..., None]
+    return np.clip(x + rng.normal(0, 4, x.shape), 0, 255).astype(np.uint8)
+
+
+def photo_tensor(batch: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """A batch of different `photo`s, float32 `b 3 h w` in [0, 1]."""
+    images = np.stack([photo(height, width, seed + i) for i in range(batch)])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+
+
+def tiny_model(name: str, seed: int = 0) -> AbstractCodecModel:
+    """A model of `MODELS` with 8 channels, from a fixed seed."""
+    torch.manual_seed(seed)
+    small = {"n": 8, "m": 8} | ({"depth": 1} if name == "checkerboard" else {})
+    return MODELS[name](**small)
+
+
+@pytest.fixture
+def picture_folder(tmp_path) -> Path:
+    """Twelve small PNG and JPEG pictures in a tree, some grey, sizes all different."""
+    folder = tmp_path / "pictures"
+    (folder / "inner").mkdir(parents=True)
+    for i in range(12):
+        image = Image.fromarray(photo(70 + 3 * i, 90 - 2 * i, seed=i))
+        place = folder / "inner" if i % 3 == 0 else folder
+        if i % 4 == 1:
+            image.convert("L").save(place / f"grey{i}.png")
+        elif i % 2:
+            image.save(place / f"photo{i}.jpg", quality=90)
+        else:
+            image.save(place / f"photo{i}.png")
+    return folder
