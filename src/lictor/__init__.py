@@ -1,0 +1,62 @@
+"""Train learned image codecs fast; turn them into files that decode exactly.
+
+    import lictor
+    codec = lictor.Codec.default()
+    data = codec.encode(image)      # uint8 array, h w c
+    image = codec.decode(data)
+
+Importing this package imports nothing heavy; torch comes with the first name that needs it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lictor.codec import Codec, ImageCodec
+    from lictor.config import RunConfig, load_recipe
+    from lictor.data import load_image
+    from lictor.errors import BitstreamError, LictorError
+    from lictor.models.zoo import MODELS, build_model
+    from lictor.training.run import load_run, run
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MODELS",
+    "BitstreamError",
+    "Codec",
+    "ImageCodec",
+    "LictorError",
+    "RunConfig",
+    "build_model",
+    "load_image",
+    "load_recipe",
+    "load_run",
+    "run",
+]
+
+_HOMES = {
+    "MODELS": "models.zoo",
+    "BitstreamError": "errors",
+    "Codec": "codec",
+    "ImageCodec": "codec",
+    "LictorError": "errors",
+    "RunConfig": "config",
+    "build_model": "models.zoo",
+    "load_image": "data",
+    "load_recipe": "config",
+    "load_run": "training.run",
+    "run": "training.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lictor' has no attribute {name!r}")
+    value = getattr(import_module(f"lictor.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -165,9 +165,7 @@ class Codec:
         return file.to_bytes(), x_hat, symbol_crc
 
     @torch.inference_mode()
-    def decode(
-        self, data: bytes, *, max_pixels: int = MAX_PIXELS
-    ) -> UInt8[np.ndarray, "h w c"]:
+    def decode(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w c"]:
         """Restore the picture from the bytes of a `.lic` file.
 
         Raises a `BitstreamError`: `ModelMismatchError` for another codec's file, `DesyncError` when

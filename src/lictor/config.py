@@ -50,6 +50,8 @@ class OptimConfig:
     """A name from the table of optimizers."""
     lr: float = 1e-4
     """Peak learning rate."""
+    beta2: float = 0.999
+    """Memory of the squared gradient; 0.99 recovers sooner from a sudden large gradient."""
     schedule: str = "flat-cosine"
     """A name from the table of schedules: constant, cosine, flat-cosine."""
     warmup: float = 0.01
@@ -110,6 +112,7 @@ class RunConfig:
 _RULES = {
     "loss.lmbda": (lambda v: v > 0, "positive"),
     "optim.lr": (lambda v: v > 0, "positive"),
+    "optim.beta2": (lambda v: 0 <= v < 1, "from 0 to below 1"),
     "optim.warmup": (lambda v: 0 <= v < 1, "from 0 to below 1"),
     "optim.final": (lambda v: 0 <= v <= 1, "from 0 to 1"),
     "optim.max_grad_norm": (lambda v: v > 0, "positive"),
@@ -133,12 +136,15 @@ def nearest(name: str, valid: list[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(valid)}"
 
 
+_TYPES = {int: "an integer", float: "a number", str: "a string"}
+
+
 def _convert(value: Any, wanted: Any, where: str) -> Any:
     """Return `value` as the wanted scalar type; an int is welcome as a float, nothing else."""
     if wanted is float and type(value) is int:
-        value = float(value)
+        value = float(value) if abs(value) < 2**1000 else math.inf
     if type(value) is not wanted:
-        raise ConfigError(f"{where} = {value!r} must be a {wanted.__name__}")
+        raise ConfigError(f"{where} = {value!r} must be {_TYPES[wanted]}")
     if wanted is float and not math.isfinite(value):
         raise ConfigError(f"{where} = {value!r} must be finite")
     return value

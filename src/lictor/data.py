@@ -29,8 +29,8 @@ from torch import Tensor
 from lictor.errors import DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-# Pillow raises above twice this many pixels and warns above it; a codec should take what is there.
-MAX_IMAGE_PIXELS = 2**28
+# Where Pillow itself refuses; from half of it on it warns of a "bomb", which a photograph is not.
+MAX_IMAGE_PIXELS = 178_956_970
 
 _log = logging.getLogger(__name__)
 
@@ -45,16 +45,19 @@ def load_image(path: Path) -> UInt8[np.ndarray, "h w c"]:
         raise DataError(f"{path}: is a folder, not a picture")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
-                if opened.width * opened.height > MAX_IMAGE_PIXELS:
-                    raise DataError(f"{path}: more than {MAX_IMAGE_PIXELS} pixels; split it first")
+                # Pillow cuts 16-bit colour down to 8 bits and says so only here.
+                if any("16" in str(tile.args) for tile in opened.tile):
+                    raise DataError(f"{path}: 16-bit samples; convert it to 8 bits first")
                 image = ImageOps.exif_transpose(opened)
                 image.load()
     except DataError:
         raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: more than {MAX_IMAGE_PIXELS} pixels; split it first") from error
     except Exception as error:  # Pillow's decoders raise anything on damaged files
         reason = "empty file" if path.exists() and path.stat().st_size == 0 else str(error)
         raise DataError(f"{path}: not a readable picture ({reason})") from error
@@ -75,7 +78,7 @@ def _to_array(image: Image.Image, path: Path) -> UInt8[np.ndarray, "h w c"]:
 
 def image_to_tensor(image: UInt8[np.ndarray, "h w c"]) -> Float[Tensor, "1 3 h w"]:
     """Turn an 8-bit grey or RGB image into a float32 RGB tensor in [0, 1]."""
-    channels = np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+    channels = np.array(np.broadcast_to(image, (*image.shape[:2], 3)))  # torch wants its own
     return torch.from_numpy(channels).permute(2, 0, 1)[None].float().div_(255)
 
 
@@ -91,7 +94,7 @@ def tensor_to_image(
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return all pictures of a folder tree in sorted order; raises `DataError` if there are none."""
+    """Return all pictures of a folder tree, sorted; raises `DataError` if there are none."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of pictures")
     paths = sorted(
@@ -145,27 +148,33 @@ def open_image_folder(
     """Open a folder tree of PNG, JPEG and WebP pictures, decoding them once into a cache file.
 
     A picture that cannot be read is named in the log and left out. `on_progress(done, total)` is
-    called while decoding. Pictures that need more than `cache_bytes` together are not cached but
-    decoded when asked for. Raises `DataError` when nothing can be read.
+    called while decoding. Pictures that need more than `cache_bytes` together are decoded once to
+    see which can be read, and again whenever they are asked for. Raises `DataError` when nothing
+    can be read.
     """
     paths = list_images(folder)
     stamp = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
     key = hashlib.sha256(json.dumps([str(folder.resolve()), stamp]).encode()).hexdigest()[:16]
-    target = cache_folder() / f"images-{key}"
-    if (target / "index.json").exists():
-        return _open_cache(target)
-    budget = cache_bytes
+    with_pixels = _decoded_bytes(paths) <= cache_bytes
+    if not with_pixels:
+        _log.info("%s: decoded pictures exceed the cache budget; decoding on demand", folder)
+    target = cache_folder() / f"{'images' if with_pixels else 'names'}-{key}"
+    if not (target / "index.json").exists():
+        _write_cache(target, folder, paths, on_progress, with_pixels=with_pixels)
+    return _open_cache(target, folder, with_pixels=with_pixels)
+
+
+def _decoded_bytes(paths: Sequence[Path]) -> int:
+    total = 0
     for path in paths:
         try:
-            with Image.open(path) as image:
-                budget -= image.width * image.height * 3
-        except Exception:  # noqa: BLE001 - reported when it is decoded
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(path) as image:
+                    total += image.width * image.height * 3
+        except Exception:  # reported when it is decoded
             continue
-    if budget < 0:
-        _log.info("%s: decoded pictures exceed the cache budget; decoding on demand", folder)
-        return _open_on_demand(folder, paths)
-    _write_cache(target, folder, paths, on_progress)
-    return _open_cache(target)
+    return total
 
 
 def _as_rgb(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -173,7 +182,12 @@ def _as_rgb(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _write_cache(
-    target: Path, folder: Path, paths: Sequence[Path], on_progress: Callable[[int, int], None]
+    target: Path,
+    folder: Path,
+    paths: Sequence[Path],
+    on_progress: Callable[[int, int], None],
+    *,
+    with_pixels: bool,
 ) -> None:
     """Decode into a temporary folder and rename it, so that a cache is whole or absent."""
     entries, bad, offset = [], [], 0
@@ -190,7 +204,8 @@ def _write_cache(
                     except DataError as error:
                         bad.append(str(error))
                         continue
-                    pixels.write(image.tobytes())
+                    if with_pixels:
+                        pixels.write(image.tobytes())
                     entries.append([str(path.relative_to(folder)), *image.shape[:2], offset])
                     offset += image.nbytes
             on_progress(len(paths), len(paths))
@@ -214,36 +229,25 @@ def _report_bad(bad: Sequence[str]) -> None:
         _log.warning("skipped %d unreadable pictures", len(bad))
 
 
-def _open_cache(target: Path) -> ImageFolder:
+def _open_cache(target: Path, folder: Path, *, with_pixels: bool) -> ImageFolder:
     index = json.loads((target / "index.json").read_text(encoding="utf-8"))
     _report_bad(index["bad"])
+    names = tuple(entry[0] for entry in index["images"])
+    if not with_pixels:
+
+        @functools.lru_cache(maxsize=32)
+        def decode(number: int) -> UInt8[np.ndarray, "h w 3"]:
+            return _as_rgb(load_image(folder / names[number]))
+
+        return ImageFolder(names, decode, tuple(index["bad"]))
+
     pixels = np.memmap(target / "pixels.bin", dtype=np.uint8, mode="r")
 
     def load(number: int) -> UInt8[np.ndarray, "h w 3"]:
         _, height, width, offset = index["images"][number]
         return pixels[offset : offset + height * width * 3].reshape(height, width, 3)
 
-    return ImageFolder(tuple(entry[0] for entry in index["images"]), load, tuple(index["bad"]))
-
-
-def _open_on_demand(folder: Path, paths: Sequence[Path]) -> ImageFolder:
-    good, bad = [], []
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                image.verify()
-            good.append(path)
-        except Exception as error:  # noqa: BLE001 - Pillow raises anything on damaged files
-            bad.append(f"{path}: not a readable picture ({error})")
-    _report_bad(bad)
-    if not good:
-        raise DataError(f"{folder}: none of its {len(bad)} pictures can be read; first: {bad[0]}")
-
-    @functools.lru_cache(maxsize=32)
-    def load(number: int) -> UInt8[np.ndarray, "h w 3"]:
-        return _as_rgb(load_image(good[number]))
-
-    return ImageFolder(tuple(str(p.relative_to(folder)) for p in good), load, tuple(bad))
+    return ImageFolder(names, load, tuple(index["bad"]))
 
 
 def random_crop(
@@ -259,9 +263,7 @@ def random_crop(
     left = int(rng.integers(image.shape[1] - edge + 1))
     patch = np.ascontiguousarray(image[top : top + edge, left : left + edge])
     if edge != size:
-        patch = np.asarray(
-            Image.fromarray(patch).resize((size, size), Image.Resampling.BICUBIC)
-        )
+        patch = np.asarray(Image.fromarray(patch).resize((size, size), Image.Resampling.BICUBIC))
     return patch[:, ::-1] if rng.random() < 0.5 else patch
 
 

@@ -33,7 +33,9 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise DataError(f"{path}: cannot write ({reason}); check the folder and the disk") from error
+        raise DataError(
+            f"{path}: cannot write ({reason}); check the folder and the disk"
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

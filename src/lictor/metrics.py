@@ -35,7 +35,9 @@ def psnr(a: UInt8[np.ndarray, "h w c"], b: UInt8[np.ndarray, "h w c"]) -> float:
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
-def _blur(x: Float[Tensor, "c one h w"], kernel: Float[Tensor, " k"]) -> Float[Tensor, "c one hk wk"]:
+def _blur(
+    x: Float[Tensor, "c one h w"], kernel: Float[Tensor, " k"]
+) -> Float[Tensor, "c one hk wk"]:
     return F.conv2d(F.conv2d(x, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
 
 

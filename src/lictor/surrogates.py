@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lictor.errors import ConfigError
 from lictor.ops import round_ste
 
 
@@ -72,3 +73,10 @@ SURROGATES: dict[str, Callable[[], Surrogate]] = {
     "straight-through": StraightThrough,
     "mixed": Mixed,
 }
+
+
+def build_surrogate(name: str) -> Surrogate:
+    """Build a surrogate of `SURROGATES`; raises `ConfigError` on an unknown name."""
+    if name not in SURROGATES:
+        raise ConfigError(f"unknown surrogate {name!r}: choose one of {', '.join(SURROGATES)}")
+    return SURROGATES[name]()

@@ -1,4 +1,4 @@
-"""Convolutional blocks: strided convolutions of the literature, residual blocks, sub-pixel steps."""
+"""Convolutional blocks: strided convolutions of the literature, and residual blocks."""
 
 import torch
 from jaxtyping import Float

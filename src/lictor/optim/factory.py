@@ -8,17 +8,21 @@ from torch import nn
 from lictor.errors import ConfigError
 
 
-def _adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr, fused=True)
+def _adam(
+    parameters: Iterable[nn.Parameter], lr: float, beta2: float
+) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr, betas=(0.9, beta2), fused=True)
 
 
-OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], float, float], torch.optim.Optimizer]] = {
     "adam": _adam,
 }
 
 
-def build_optimizer(name: str, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+def build_optimizer(
+    name: str, model: nn.Module, *, lr: float, beta2: float
+) -> torch.optim.Optimizer:
     """Build an optimizer of `OPTIMIZERS` over a model; raises `ConfigError` on an unknown name."""
     if name not in OPTIMIZERS:
         raise ConfigError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
-    return OPTIMIZERS[name](model.parameters(), lr)
+    return OPTIMIZERS[name](model.parameters(), lr, beta2)

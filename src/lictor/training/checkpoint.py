@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 
 from lictor.config import RunConfig, config_from_dict, config_to_dict
-from lictor.errors import CheckpointError, DataError
+from lictor.errors import CheckpointError, ConfigError, DataError
 from lictor.files import atomic_file
 from lictor.models.base import AbstractCodecModel
 from lictor.training.hooks import TrainHook
@@ -62,6 +63,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint; has the run saved one yet?")
     try:
+        with ZipFile(path) as file:  # torch does not look at the checksums that it writes
+            damaged = file.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"{path}: damaged checkpoint (checksum of {damaged})")
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content["format"] != FORMAT:
             raise CheckpointError(
@@ -75,8 +80,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def checkpoint_config(content: dict[str, Any], path: Path) -> RunConfig:
-    """Return the configuration that a checkpoint was written with."""
-    return config_from_dict(content["config"], source=str(path))
+    """Return the configuration that a checkpoint was written with.
+
+    Raises `CheckpointError` when this release cannot use it.
+    """
+    try:
+        return config_from_dict(content["config"], source=str(path))
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint of this release ({error})") from error
 
 
 def restore(
@@ -90,14 +101,20 @@ def restore(
 
     Raises `CheckpointError` when they do not fit.
     """
-    if len(hooks) != len(content["hooks"]):
-        raise CheckpointError(f"{path}: saved with {len(content['hooks'])} hooks, not {len(hooks)}")
     try:
+        if len(hooks) != len(content["hooks"]):
+            raise CheckpointError(
+                f"{path}: saved with {len(content['hooks'])} hooks, not {len(hooks)}"
+            )
         model.load_state_dict(content["model"])
+        settings = [{**group} for group in state.optimizer.param_groups]
         state.optimizer.load_state_dict(content["optimizer"])
+        for group, wanted in zip(state.optimizer.param_groups, settings, strict=True):
+            # The moments come from the checkpoint, rates and decays from the configuration.
+            group |= {key: value for key, value in wanted.items() if key != "params"}
         state.generator.set_state(content["generator"])
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: belongs to another model: {error}") from error
-    state.step, state.skipped = content["step"], content["skipped"]
-    for hook, saved in zip(hooks, content["hooks"], strict=True):
-        hook.load_state_dict(saved)
+        state.step, state.skipped = content["step"], content["skipped"]
+        for hook, saved in zip(hooks, content["hooks"], strict=True):
+            hook.load_state_dict(saved)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: does not fit this run: {error}") from error

@@ -4,6 +4,7 @@
 save. There is no trainer object and no callback registry.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from lictor.config import RunConfig
 from lictor.data import ImageFolder, Prefetcher, make_batch
 from lictor.errors import LictorError
 from lictor.models.base import AbstractCodecModel
-from lictor.surrogates import SURROGATES, Surrogate
+from lictor.surrogates import Surrogate, build_surrogate
 from lictor.training.checkpoint import RunState
 from lictor.training.hooks import TrainHook
 from lictor.training.loss import rate_distortion
@@ -102,7 +103,7 @@ def train(
     bit. Raises `LictorError` when training has diverged.
     """
     settings, data, optim = config.train, config.data, config.optim
-    surrogate = SURROGATES[config.surrogate.name]()
+    surrogate = build_surrogate(config.surrogate.name)
     batches = Prefetcher(
         lambda step: make_batch(
             folder,
@@ -149,6 +150,6 @@ def train(
                 "lower optim.lr and resume from the last checkpoint"
             )
         now = time.perf_counter()
-        timing = {"step_s": now - started, "wait_s": batches.waited_s - waited}
+        step_s, wait_s = now - started, batches.waited_s - waited
         started, waited = now, batches.waited_s
-        yield StepReport(**(vars(report) | timing))
+        yield dataclasses.replace(report, step_s=step_s, wait_s=wait_s)

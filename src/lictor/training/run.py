@@ -1,8 +1,8 @@
 """A run folder: what a training run leaves on disk, and how it is taken up again.
 
-    config.json      the resolved configuration
-    metrics.jsonl    one JSON object a line: averages over steps, and evaluations
-    checkpoint.pt    the latest state; `run(resume=True)` goes on from it
+config.json      the resolved configuration
+metrics.jsonl    one JSON object a line: averages over steps, and evaluations
+checkpoint.pt    the latest state; `run(resume=True)` goes on from it
 """
 
 import dataclasses
@@ -35,8 +35,14 @@ from lictor.training.loss import rate_distortion
 from lictor.training.schedule import learning_rate
 
 CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.jsonl", "config.json"
-# A resumed run may be made longer or shorter, and logged otherwise; all else must stay.
+# A resumed run may be made longer, calmer, or logged otherwise; all else must stay.
 _MAY_CHANGE = {
+    "optim.lr",
+    "optim.beta2",
+    "optim.schedule",
+    "optim.warmup",
+    "optim.final",
+    "optim.max_grad_norm",
     "train.steps",
     "train.log_every",
     "train.eval_every",
@@ -80,9 +86,7 @@ def evaluate_held_out(
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     keys = [(s, k) for s in new for k in sorted({*old.get(s, {}), *new[s]})]
-    return [
-        f"{s}.{k}" for s, k in keys if old.get(s, {}).get(k) != new[s].get(k)
-    ]
+    return [f"{s}.{k}" for s, k in keys if old.get(s, {}).get(k) != new[s].get(k)]
 
 
 def _check_same_run(old: RunConfig, new: RunConfig, path: Path) -> None:
@@ -124,9 +128,7 @@ def _mean_report(reports: Sequence[StepReport], skipped: int) -> dict[str, Any]:
     }
 
 
-def _prepare(
-    config: RunConfig, out: Path, *, resume: bool
-) -> tuple[AbstractCodecModel, RunState]:
+def _prepare(config: RunConfig, out: Path, *, resume: bool) -> tuple[AbstractCodecModel, RunState]:
     """Build or restore model and state, and bring the folder in order."""
     if config.surrogate.name not in SURROGATES:
         raise ConfigError(
@@ -140,7 +142,7 @@ def _prepare(
     model = build_model(config.model.name, config.model.hyperparameters)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     state = RunState(
-        build_optimizer(config.optim.name, model, config.optim.lr),
+        build_optimizer(config.optim.name, model, lr=config.optim.lr, beta2=config.optim.beta2),
         torch.Generator().manual_seed(config.train.seed),
     )
     if resume:

@@ -1,0 +1,6 @@
+"""`python -m lictor` is the command line."""
+
+from lictor.cli.main import main
+
+if __name__ == "__main__":
+    main()

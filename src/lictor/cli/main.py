@@ -1,0 +1,393 @@
+"""The `lictor` command: train, freeze, compress, decompress, info, evaluate, demo.
+
+What a person can do wrong ends in one line on stderr and exit code 1 (2 for wrong usage). Heavy
+imports wait inside the commands, so that `lictor --help` is quick.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional, arg
+
+from lictor.errors import BitstreamError, ConfigError, DataError, LictorError
+
+Inputs = Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE...", help_behavior_hint="")]
+Output = Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")]
+CodecFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
+
+LIC, LCODEC = ".lic", ".lcodec"
+_LOSSLESS = {
+    ".png": {},
+    ".ppm": {},
+    ".pgm": {},
+    ".bmp": {},
+    ".tif": {},
+    ".webp": {"lossless": True},
+}
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _complain(error: object) -> None:
+    print(f"lictor: error: {error}", file=sys.stderr, flush=True)
+
+
+def _load_codec(path: Path | None) -> Any:
+    from lictor.codec import Codec
+
+    return Codec.default() if path is None else Codec.load(path)
+
+
+def _targets(inputs: Sequence[Path], out: Path | None, suffix: str) -> dict[Path, Path]:
+    """Decide where the result of each input goes: beside it, in folder `out`, or in file `out`."""
+    if not inputs:
+        raise ConfigError("no input files given")
+    if out is None:
+        return {path: path.with_suffix(suffix) for path in inputs}
+    if out.is_dir() or len(inputs) > 1:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{out}: cannot make the output folder ({error.strerror})") from error
+        return {path: out / (path.stem + suffix) for path in inputs}
+    return {inputs[0]: out}
+
+
+def _convert_all(
+    targets: dict[Path, Path], convert: Callable[[Path, Path], str], *, force: bool, verb: str
+) -> int:
+    """Convert file by file, going on after a bad one; return the exit code."""
+    from lictor.cli.progress import over
+
+    failed, written = 0, set[Path]()
+    for source, target in over(list(targets.items()), verb):
+        try:
+            if target in written:
+                raise DataError(f"{source}: would overwrite {target}, made from another input")
+            if target.exists() and not force:
+                raise DataError(f"{target}: exists already; add --force to overwrite it")
+            if target.resolve() == source.resolve():
+                raise DataError(f"{source}: input and output are the same file")
+            _say(convert(source, target))
+            written.add(target)
+        except (LictorError, MemoryError) as error:
+            failed += 1
+            _complain(error if isinstance(error, LictorError) else f"{source}: out of memory")
+    if len(targets) > 1:
+        _say(
+            f"{len(targets) - failed} of {len(targets)} files done"
+            + (f", {failed} failed" if failed else "")
+        )
+    return 1 if failed else 0
+
+
+def compress(
+    inputs: Inputs, /, *, out: Output = None, codec: CodecFile = None, force: bool = False
+) -> int:
+    """Compress pictures (PNG, JPEG, WebP, ...) into .lic files beside them.
+
+    Args:
+        inputs: Pictures, 8-bit grey or RGB.
+        out: Output file, or folder for several inputs.
+        codec: Codec file; the one that ships with lictor if not given.
+        force: Overwrite existing files.
+    """
+    from lictor.data import load_image
+    from lictor.files import write_file
+    from lictor.metrics import bpp
+
+    targets = _targets(inputs, out, LIC)
+    loaded = _load_codec(codec)
+
+    def convert(source: Path, target: Path) -> str:
+        image = load_image(source)
+        data = loaded.encode(image)
+        write_file(target, data)
+        height, width, _ = image.shape
+        rate = bpp(len(data), height, width)
+        return f"{source} -> {target}  {width}x{height}  {len(data)} bytes  {rate:.3f} bpp"
+
+    return _convert_all(targets, convert, force=force, verb="compressing")
+
+
+def read_bitstream(path: Path) -> bytes:
+    """Read a file's bytes; raises `DataError` if it cannot be read."""
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, not a {LIC} file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot read ({error.strerror})") from error
+
+
+def decompress(
+    inputs: Inputs, /, *, out: Output = None, codec: CodecFile = None, force: bool = False
+) -> int:
+    """Restore pictures from .lic files, as PNG beside them.
+
+    Args:
+        inputs: Files made by `lictor compress`.
+        out: Output file (.png, .ppm, .bmp, .tif, lossless .webp), or folder for several inputs.
+        codec: Codec file; the one that ships with lictor if not given.
+        force: Overwrite existing files.
+    """
+    from PIL import Image
+
+    from lictor.files import atomic_file
+
+    targets = _targets(inputs, out, ".png")
+    for target in targets.values():
+        if target.suffix.lower() not in _LOSSLESS:
+            raise ConfigError(f"{target}: the output must end in one of {', '.join(_LOSSLESS)}")
+    loaded = _load_codec(codec)
+
+    def convert(source: Path, target: Path) -> str:
+        data = read_bitstream(source)
+        try:
+            image = loaded.decode(data)
+        except BitstreamError as error:
+            raise type(error)(f"{source}: {error}") from error
+        height, width, channels = image.shape
+        suffix = target.suffix.lower()
+        with atomic_file(target) as file:
+            Image.fromarray(image[:, :, 0] if channels == 1 else image).save(
+                file, format=Image.registered_extensions()[suffix], **_LOSSLESS[suffix]
+            )
+        return f"{source} -> {target}  {width}x{height}"
+
+    return _convert_all(targets, convert, force=force, verb="decompressing")
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    from lictor.coding.container import MAGIC, VERSION, Container
+
+    if path.suffix == LCODEC:
+        return {"kind": "codec", "file": str(path), **_load_codec(path).describe()}
+    data = read_bitstream(path)
+    if not data.startswith(MAGIC) and data[:64].find(b"{") == 8:  # a safetensors header
+        return {"kind": "codec", "file": str(path), **_load_codec(path).describe()}
+    try:
+        file = Container.from_bytes(data)
+    except BitstreamError as error:
+        raise type(error)(f"{path}: {error}") from error
+    return {
+        "kind": "image",
+        "file": str(path),
+        "version": VERSION,
+        "width": file.width,
+        "height": file.height,
+        "channels": file.channels,
+        "fingerprint": file.fingerprint.hex(),
+        "bytes": len(data),
+        "payload_bytes": len(file.payload),
+        "bpp": 8 * len(data) / (file.width * file.height),
+        "symbol_crc": f"{file.symbol_crc:08x}",
+    }
+
+
+def info(file: Positional[Path], /, *, json: bool = False) -> int:
+    """Say what a .lic or .lcodec file is, without decoding it.
+
+    Args:
+        file: The file to look at.
+        json: Print one JSON object.
+    """
+    description = _describe(file)
+    if json:
+        _say(_to_json(description))
+    else:
+        width = max(map(len, description))
+        for key, value in description.items():
+            shown = f"{value:.4f}" if isinstance(value, float) else value
+            _say(f"{key:{width}}  {shown}")
+    return 0
+
+
+def _to_json(value: object) -> str:
+    return json.dumps(value, indent=2)
+
+
+def train(
+    recipe: Positional[Path],
+    /,
+    *,
+    data: Path,
+    out: Path,
+    resume: bool = False,
+    overrides: Annotated[
+        tuple[str, ...], arg(name="set", metavar="KEY=VALUE...", help_behavior_hint="")
+    ] = (),
+) -> int:
+    """Train a model on a folder of pictures, as a recipe says.
+
+    Args:
+        recipe: TOML file.
+        data: Folder tree of PNG, JPEG and WebP pictures.
+        out: Run folder: configuration, metrics, checkpoint.
+        resume: Go on from the run folder's checkpoint.
+        overrides: Changes to the recipe, such as train.steps=1000.
+    """
+    from lictor.cli.progress import log_to_terminal, show_training, stderr, stop_on_interrupt
+    from lictor.config import load_recipe
+    from lictor.training.run import run
+
+    config = load_recipe(recipe, overrides)
+    log_to_terminal()
+    with stop_on_interrupt() as should_stop:
+        reports = run(config, data, out, resume=resume, should_stop=should_stop)
+        last = show_training(reports, total=config.train.steps, log_every=config.train.log_every)
+        done = last is None or last.step + 1 >= config.train.steps
+    if done:
+        stderr.print(f"done; make a codec of it:  lictor freeze {out} -o {out.name}{LCODEC}")
+        return 0
+    stderr.print("stopped; go on with the same command and --resume")
+    return 130
+
+
+def freeze(
+    run: Positional[Path],
+    /,
+    *,
+    out: Annotated[Path, arg(aliases=["-o"])],
+    half: bool = False,
+    force: bool = False,
+) -> int:
+    """Turn a run's latest checkpoint into a codec file.
+
+    Args:
+        run: Run folder of `lictor train`.
+        out: Codec file to write, ending in .lcodec.
+        half: Keep the weights in 16 bits: a file of half the size.
+        force: Overwrite an existing file.
+    """
+    import torch
+
+    from lictor.codec import Codec
+    from lictor.config import config_to_dict
+    from lictor.training.run import load_run
+
+    if out.exists() and not force:
+        raise DataError(f"{out}: exists already; add --force to overwrite it")
+    model, config, step = load_run(run)
+    notes = {"steps": step, "recipe": config_to_dict(config)}
+    dtype = torch.float16 if half else torch.float32
+    codec = Codec.freeze(model, weight_dtype=dtype, notes=notes)
+    codec.save(out)
+    _say(
+        f"{run} -> {out}  {codec.name}  step {step}  {out.stat().st_size} bytes  {codec.fingerprint.hex()}"
+    )
+    return 0
+
+
+def evaluate(
+    folder: Positional[Path],
+    /,
+    *,
+    codec: CodecFile = None,
+    json: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None,
+) -> int:
+    """Measure a codec on a folder of pictures: real file sizes, decoded 8-bit pictures.
+
+    Args:
+        folder: Folder tree of pictures.
+        codec: Codec file; the one that ships with lictor if not given.
+        json: Write all rows and the mean to this file.
+    """
+    from lictor.cli.progress import over, stderr, table
+    from lictor.data import list_images, load_image
+    from lictor.evaluation.rd import evaluate_image, mean_result, results_to_json
+    from lictor.files import write_file
+
+    paths = list_images(folder)
+    loaded = _load_codec(codec)
+    results, failed = [], 0
+    for path in over(paths, "evaluating"):
+        try:
+            name = str(path.relative_to(folder))
+            results.append(evaluate_image(loaded, load_image(path), name))
+        except LictorError as error:
+            failed += 1
+            _complain(error)
+    if not results:
+        raise DataError(f"{folder}: no picture could be evaluated")
+    rows = [{"image": r.image, **_figures(vars(r))} for r in results]
+    if len(rows) > 1:
+        rows.append({"image": "mean", **_figures(mean_result(results))})
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 120).print(table(rows, title=loaded.name))
+    if json is not None:
+        write_file(json, (_to_json(results_to_json(loaded, results)) + "\n").encode())
+        stderr.print(f"results in {json}")
+    if failed:
+        _complain(f"{failed} of {len(paths)} pictures failed")
+    return 1 if failed else 0
+
+
+def _figures(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "bytes": f"{row['bytes']:.0f}",
+        "bpp": f"{row['bpp']:.4f}",
+        "estimated": f"{row['estimated_bpp']:.4f}",
+        "PSNR": f"{row['psnr']:.2f}",
+        "MS-SSIM": f"{row['ms_ssim']:.4f}",
+        "encode s": f"{row['encode_s']:.2f}",
+        "decode s": f"{row['decode_s']:.2f}",
+    }
+
+
+def demo(*, out: Path = Path("lictor-demo"), train_s: float = 60.0, force: bool = False) -> int:
+    """Compress real photographs, check the decoding, compare with JPEG and WebP, train a little.
+
+    Args:
+        out: Folder for everything that the demo makes.
+        train_s: Seconds to train a small model for.
+        force: Replace what an earlier demo left in the folder.
+    """
+    from lictor.cli.demo import run_demo
+
+    return run_demo(out, train_s=train_s, force=force)
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "compress": compress,
+    "decompress": decompress,
+    "info": info,
+    "evaluate": evaluate,
+    "train": train,
+    "freeze": freeze,
+    "demo": demo,
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    app = tyro.extras.SubcommandApp()
+    for name, command in COMMANDS.items():
+        app.command(command, name=name)
+    try:
+        code = app.cli(
+            args=args,
+            prog="lictor",
+            description="Learned image compression: from photographs to files and back.",
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+        sys.stdout.flush()
+    except LictorError as error:
+        _complain(error)
+        code = 1
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        code = 130
+    except BrokenPipeError:
+        # The reader went away (`lictor info ... | head`): not an error worth a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

@@ -1,0 +1,155 @@
+"""Progress on a terminal; plain lines, or nothing, elsewhere."""
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TypeVar
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from lictor.training.loop import StepReport
+from lictor.training.run import Evaluation
+
+T = TypeVar("T")
+
+stderr = Console(stderr=True)
+
+
+def log_to_terminal() -> None:
+    """Show the library's warnings and news above the progress bar."""
+    handler = RichHandler(console=stderr, show_time=False, show_path=False, show_level=False)
+    logger = logging.getLogger("lictor")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+
+
+def _bar(*columns: str) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *(TextColumn(column) for column in columns),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=stderr,
+        transient=True,
+        disable=not stderr.is_terminal,
+    )
+
+
+def over(items: Sequence[T], description: str) -> Iterator[T]:
+    """Iterate with a progress bar when there is more than one item."""
+    if len(items) < 2:
+        yield from items
+        return
+    with _bar() as bar:
+        task = bar.add_task(description, total=len(items))
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+class _Average:
+    """A running mean that follows the last hundred steps or so."""
+
+    def __init__(self) -> None:
+        self.value: float | None = None
+
+    def add(self, value: float) -> float:
+        self.value = value if self.value is None else 0.98 * self.value + 0.02 * value
+        return self.value
+
+
+def show_training(
+    reports: Iterable[StepReport | Evaluation], *, total: int | None, log_every: int
+) -> StepReport | None:
+    """Follow a run to its end and return its last step: a live bar, or a line now and then."""
+    loss, bpp, psnr, step_s, wait_s = (_Average() for _ in range(5))
+    last: StepReport | None = None
+    columns = (
+        "loss {task.fields[loss]}  {task.fields[bpp]} bpp  {task.fields[psnr]} dB",
+        "{task.fields[rate]} step/s",
+    )
+    with _bar(*columns) as bar:
+        blank = dict.fromkeys(("loss", "bpp", "psnr", "rate"), "-")
+        task = bar.add_task("training", total=total, **blank)
+        for report in reports:
+            if isinstance(report, Evaluation):
+                stderr.print(
+                    f"step {report.step:>7}  held out: loss {report.loss:.4f}  "
+                    f"{report.bpp:.4f} bpp  {report.psnr:.2f} dB"
+                )
+                continue
+            last = report
+            if report.skipped:
+                stderr.print(f"step {report.step + 1:>7}  skipped: the gradient is not finite")
+                continue
+            fields = {
+                "loss": f"{loss.add(report.loss):.3f}",
+                "bpp": f"{bpp.add(report.bpp):.3f}",
+                "psnr": f"{psnr.add(report.psnr):.2f}",
+                "rate": f"{1 / max(step_s.add(report.step_s), 1e-9):.1f}",
+            }
+            wait_s.add(report.wait_s)
+            bar.update(task, completed=report.step + 1, **fields)
+            if not stderr.is_terminal and (report.step + 1) % (10 * log_every) == 0:
+                stderr.print(
+                    f"step {report.step + 1:>7}  loss {fields['loss']}  {fields['bpp']} bpp  "
+                    f"{fields['psnr']} dB  {fields['rate']} step/s"
+                )
+    if step_s.value:
+        share = (wait_s.value or 0) / step_s.value
+        stderr.print(f"waiting for data: {100 * share:.1f} % of a step")
+    return last
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C (or SIGTERM) into a request to stop; the second one interrupts."""
+    requested = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        del number, frame
+        if requested:
+            raise KeyboardInterrupt
+        requested = True
+        stderr.print("stopping after this step; press Ctrl-C again to stop at once")
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def table(rows: Iterable[Mapping[str, str]], *, title: str = "") -> Table:
+    """Lay out rows of equal keys; the first column is text, the others are numbers."""
+    result = Table(title=title, title_justify="left", title_style="bold")
+    for number, row in enumerate(rows):
+        if number == 0:
+            for position, key in enumerate(row):
+                result.add_column(key, justify="left" if position == 0 else "right", no_wrap=True)
+        result.add_row(*row.values())
+    return result
+
+
+def deadline(seconds: float) -> Callable[[], bool]:
+    """Return a test that is true once so many seconds have passed."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end

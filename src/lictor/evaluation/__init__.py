@@ -1,0 +1,1 @@
+"""Measuring codecs on pictures: rate, distortion, time."""

@@ -1,0 +1,104 @@
+"""Theorems that hold for every quantization surrogate."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lictor.coders import RateCoder
+from lictor.priors.conditional import GaussianPrior
+from lictor.surrogates import SURROGATES, AdditiveNoise, Surrogate
+
+EVERY = pytest.mark.parametrize("name", SURROGATES)
+
+
+@EVERY
+@given(st.lists(st.integers(0, 5), max_size=4), st.integers(0, 2**32))
+def test_shape_and_dtype_stay_and_nothing_moves_by_more_than_half(name, shape, seed):
+    residual = 20 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    for path in SURROGATES[name]()(residual, torch.Generator().manual_seed(seed)):
+        assert path.shape == residual.shape
+        assert path.dtype == residual.dtype
+        # Half, and the spacing of floats near 60.
+        assert ((path - residual).abs() <= 0.5 + 4e-6).all()
+
+
+@EVERY
+def test_the_gradient_of_both_paths_is_that_of_the_identity(name):
+    weights = torch.randn(50)
+    for path in (0, 1):
+        residual = torch.randn(50, requires_grad=True)
+        out = SURROGATES[name]()(residual, torch.Generator().manual_seed(1))[path]
+        (out * weights).sum().backward()
+        assert torch.equal(residual.grad, weights)
+
+
+@EVERY
+def test_noise_averages_to_the_residual_or_the_path_is_rounding(name):
+    residual = torch.linspace(-2, 2, 17)
+    surrogate, generator = SURROGATES[name](), torch.Generator().manual_seed(0)
+    draws = [surrogate(residual, generator) for _ in range(4000)]
+    for path in zip(*draws, strict=True):
+        stacked = torch.stack(path)
+        if torch.equal(stacked[0], residual.round()):
+            assert (stacked == residual.round()).all()
+        else:  # the mean of 4000 draws has a standard error of 0.0046
+            assert ((stacked.mean(0) - residual).abs() < 0.025).all()
+
+
+@EVERY
+def test_one_seed_gives_one_result_and_the_global_generator_is_not_touched(name):
+    residual, surrogate = torch.randn(4, 4), SURROGATES[name]()
+    before = torch.get_rng_state()
+    first = surrogate(residual, torch.Generator().manual_seed(9))
+    second = surrogate(residual, torch.Generator().manual_seed(9))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert torch.equal(before, torch.get_rng_state())
+    original = residual.clone()
+    surrogate(residual, None)
+    assert torch.equal(residual, original)
+
+
+@EVERY
+def test_it_keeps_the_protocol_and_is_a_value(name):
+    assert isinstance(SURROGATES[name](), Surrogate)
+    assert SURROGATES[name]() == SURROGATES[name]()
+
+
+def _mean_bits(residual: torch.Tensor, scale: float, surrogate: Surrogate | None) -> float:
+    coder = RateCoder(surrogate, torch.Generator().manual_seed(0))
+    latent = residual.view(1, 1, 1, -1)
+    scales = torch.full_like(latent, scale)
+    coder.code("y", latent, GaussianPrior(), scales, shape=(1, 1, 1, latent.numel()))
+    return float(coder.bits["y"]) / residual.numel()
+
+
+@pytest.mark.parametrize("scale", [0.15, 0.3, 0.6, 1.0, 4.0, 16.0])
+def test_noise_never_charges_less_than_rounding_for_gaussian_data(scale):
+    # With data that follow the prior, the noisy charge is h(y + u) = E_d H(round(y + d) | d), the
+    # entropy of rounding averaged over all offsets d of the grid; the hard charge is H(round(y)),
+    # the offset 0. A cell around the mode is the cheapest grid for a narrow Gaussian; for a wide
+    # one all grids cost the same.
+    normal = torch.distributions.Normal(0.0, scale)
+    y = normal.icdf((torch.arange(200_000.0) + 0.5) / 200_000)
+    hard, noisy = _mean_bits(y, scale, None), _mean_bits(y, scale, AdditiveNoise())
+    error = 0.003 + 0.01 * (scale < 0.3)  # Monte Carlo; rare dear symbols at small scales
+    assert noisy >= hard - error
+    if scale <= 0.3:
+        assert noisy > hard + 0.2
+    if scale >= 1:
+        assert noisy == pytest.approx(hard, abs=0.005)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 5.0])
+@pytest.mark.parametrize("spread", [1, 6])
+def test_noise_never_charges_less_than_rounding_where_the_grid_is_dithered(scale, spread):
+    # Whatever the integers: let the residual be uniform around each of them. Minus log2 of a
+    # Gaussian's unit-interval mass is convex (the mass is log-concave), so Jensen's inequality
+    # says E bits(k + dither + noise) >= bits(k). Kept below the clamp of 29.9 bits.
+    rng = np.random.default_rng(0)
+    limit = min(spread, int(4 * scale))
+    integers = rng.integers(-limit, limit + 1, 50_000)
+    residual = torch.from_numpy(integers + rng.uniform(-0.5, 0.5, 50_000)).float()
+    assert _mean_bits(residual, scale, AdditiveNoise()) > _mean_bits(residual, scale, None)
