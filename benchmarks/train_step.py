@@ -50,7 +50,8 @@ def lictor_step(args: argparse.Namespace, precision: torch.dtype) -> Step:
     from lictor.training.loop import train_step
 
     torch.manual_seed(0)
-    model = MeanScaleHyperpriorModel(args.n, args.m).to(memory_format=torch.channels_last)
+    model = MeanScaleHyperpriorModel(args.n, args.m)
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = build_optimizer("adam", model, lr=LR, beta2=0.999)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(args.batch, 3, args.size, args.size)
@@ -133,12 +134,14 @@ class Peer:
         return json.loads(line)
 
     def burst(self, steps: int) -> list[float]:
+        """Have the peer time a burst."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{steps}\n")
         self._process.stdin.flush()
         return self._read()
 
     def close(self) -> None:
+        """Let the peer end."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()

@@ -1,8 +1,12 @@
-"""What all tests share: shapes checked against signatures, fixed seeds, tiny models and pictures."""
+"""What all tests share: checked signatures, fixed seeds, tiny models, synthetic pictures."""
 
 from pathlib import Path
 
+from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
+
+# An int is welcome where a float is, as in every type checker (PEP 484).
+check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 # Every module but `coding`, whose loops numba compiles: it cannot see through a checking wrapper.
 _SOURCE = Path(__file__).parents[1] / "src" / "lictor"
@@ -12,7 +16,7 @@ _CHECKED = sorted(
     if (path.suffix == ".py" or (path / "__init__.py").exists())
     and path.stem not in ("__init__", "coding")
 )
-install_import_hook(_CHECKED, "beartype.beartype")
+install_import_hook(_CHECKED, "conftest.check_types")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -20,13 +24,15 @@ import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from lictor.data import ImageFolder  # noqa: E402
 from lictor.models.base import AbstractCodecModel  # noqa: E402
 from lictor.models.zoo import MODELS  # noqa: E402
 
 # The machines that run this are shared: a slow example is no finding.
 settings.register_profile("lictor", deadline=None)
 settings.load_profile("lictor")
-torch.set_num_threads(2)
+# The models here are tiny: a second thread only waits (laws about threads set their own number).
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +84,10 @@ def picture_folder(tmp_path) -> Path:
         else:
             image.save(place / f"photo{i}.png")
     return folder
+
+
+@pytest.fixture
+def folder() -> ImageFolder:
+    """Four pictures in memory, as training takes them."""
+    images: list[np.ndarray] = [photo(80, 90, seed) for seed in range(4)]
+    return ImageFolder(tuple("abcd"), images.__getitem__)

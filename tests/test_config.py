@@ -106,7 +106,7 @@ def test_a_file_that_cannot_be_read_is_a_config_error(tmp_path):
 def test_keys_beside_the_models_name_are_its_hyperparameters(tmp_path):
     config = load_recipe(write(tmp_path, "[model]\nname = 'checkerboard'\nn = 12\ndepth = 1"))
     assert config.model.hyperparameters == {"n": 12, "depth": 1}
-    with pytest.raises(ConfigError, match="'checkerboard'.*'width'"):
+    with pytest.raises(ConfigError, match=r"'checkerboard'.*'width'"):
         build_model("checkerboard", {"width": 3})
     with pytest.raises(ConfigError, match="unknown model 'chekerboard'"):
         build_model("chekerboard", {})

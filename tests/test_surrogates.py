@@ -49,5 +49,5 @@ def test_noise_is_uniform_on_the_unit_interval():
 def test_build_gives_every_named_surrogate_and_names_the_choices_otherwise():
     for name in SURROGATES:
         assert isinstance(build_surrogate(name), SURROGATES[name])
-    with pytest.raises(ConfigError, match="'nois'.*noise, straight-through, mixed"):
+    with pytest.raises(ConfigError, match=r"'nois'.*noise, straight-through, mixed"):
         build_surrogate("nois")

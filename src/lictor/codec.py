@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import safetensors
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lictor.coders import DecodeCoder, EncodeCoder
 from lictor.coding.container import HEADER_BYTES, MAX_PIXELS, VERSION, Container
-from lictor.coding.stream import choose_lanes, overhead_bytes
+from lictor.coding.stream import choose_lanes, expected_overhead_bytes
 from lictor.coding.tables import CdfTables
 from lictor.data import image_to_tensor, tensor_to_image
 from lictor.errors import (
@@ -42,6 +42,7 @@ CODEC_FORMAT = "lictor-codec-1"
 _WEIGHTS, _TABLES = "weights/", "tables/"
 
 
+@runtime_checkable
 class ImageCodec(Protocol):
     """Anything that turns 8-bit pictures into bytes and back."""
 
@@ -149,7 +150,7 @@ class Codec:
         with torch.inference_mode():
             bits = float(self._model(image_to_tensor(image)).total_bits)
         payload = bits / 8
-        estimated = payload + overhead_bytes(choose_lanes(int(payload))) + HEADER_BYTES
+        estimated = payload + expected_overhead_bytes(choose_lanes(int(payload))) + HEADER_BYTES
         reconstruction = tensor_to_image(x_hat, channels=image.shape[2])
         return Encoded(data, reconstruction, symbol_crc, estimated)
 

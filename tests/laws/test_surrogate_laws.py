@@ -96,7 +96,7 @@ def test_noise_never_charges_less_than_rounding_for_gaussian_data(scale):
 def test_noise_never_charges_less_than_rounding_where_the_grid_is_dithered(scale, spread):
     # Whatever the integers: let the residual be uniform around each of them. Minus log2 of a
     # Gaussian's unit-interval mass is convex (the mass is log-concave), so Jensen's inequality
-    # says E bits(k + dither + noise) >= bits(k). Kept below the clamp of 29.9 bits.
+    # says E bits(k + dither + noise) >= bits(k). Kept below the clamp of 24 bits.
     rng = np.random.default_rng(0)
     limit = min(spread, int(4 * scale))
     integers = rng.integers(-limit, limit + 1, 50_000)

@@ -61,6 +61,7 @@ def test_frozen_output_depends_neither_on_threads_nor_on_batch_nor_on_memory_lay
     frozen, features, threads, memory_format
 ):
     wanted = frozen(features)
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         together = frozen(features.contiguous(memory_format=memory_format))
@@ -68,7 +69,7 @@ def test_frozen_output_depends_neither_on_threads_nor_on_batch_nor_on_memory_lay
             [frozen(f[None].contiguous(memory_format=memory_format)) for f in features]
         )
     finally:
-        torch.set_num_threads(2)
+        torch.set_num_threads(before)
     assert torch.equal(together, wanted)
     assert torch.equal(alone, wanted)
 

@@ -97,7 +97,7 @@ def _side_by_side(
     pictures: list[tuple[UInt8[np.ndarray, "h w c"], list[_Row]]],
 ) -> Image.Image:
     """Lay out one line a picture: the original's detail, then each codec's, with bytes and PSNR."""
-    size, caption, gap = _DETAIL * _ZOOM, 34, 8
+    size, caption, gap = _DETAIL * _ZOOM, 40, 8
     columns = 1 + len(pictures[0][1])
     sheet = Image.new(
         "RGB",

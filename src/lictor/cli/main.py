@@ -371,7 +371,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     app = tyro.extras.SubcommandApp()
     for name, command in COMMANDS.items():
-        app.command(command, name=name)
+        app.command(name=name)(command)
     try:
         code = app.cli(
             args=args,

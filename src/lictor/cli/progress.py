@@ -98,18 +98,22 @@ def show_training(
             if report.skipped:
                 stderr.print(f"step {report.step + 1:>7}  skipped: the gradient is not finite")
                 continue
-            fields = {
-                "loss": f"{loss.add(report.loss):.3f}",
-                "bpp": f"{bpp.add(report.bpp):.3f}",
-                "psnr": f"{psnr.add(report.psnr):.2f}",
-                "rate": f"{1 / max(step_s.add(report.step_s), 1e-9):.1f}",
-            }
+            shown_loss, shown_bpp = f"{loss.add(report.loss):.3f}", f"{bpp.add(report.bpp):.3f}"
+            shown_psnr = f"{psnr.add(report.psnr):.2f}"
+            rate = f"{1 / max(step_s.add(report.step_s), 1e-9):.1f}"
             wait_s.add(report.wait_s)
-            bar.update(task, completed=report.step + 1, **fields)
+            bar.update(
+                task,
+                completed=report.step + 1,
+                loss=shown_loss,
+                bpp=shown_bpp,
+                psnr=shown_psnr,
+                rate=rate,
+            )
             if not stderr.is_terminal and (report.step + 1) % (10 * log_every) == 0:
                 stderr.print(
-                    f"step {report.step + 1:>7}  loss {fields['loss']}  {fields['bpp']} bpp  "
-                    f"{fields['psnr']} dB  {fields['rate']} step/s"
+                    f"step {report.step + 1:>7}  loss {shown_loss}  {shown_bpp} bpp  "
+                    f"{shown_psnr} dB  {rate} step/s"
                 )
     if step_s.value:
         share = (wait_s.value or 0) / step_s.value

@@ -43,6 +43,15 @@ def overhead_bytes(lanes: int) -> int:
     return 4 * lanes + 12
 
 
+def expected_overhead_bytes(lanes: int) -> float:
+    """Return the bytes of a payload beyond its symbols' entropy, on average.
+
+    A lane begins with 16 bits that say nothing, and ends in a state of 32 bits of which 24 are used
+    on average; the counts take 4 bytes or so.
+    """
+    return 3 * lanes + 4
+
+
 class SymbolEncoder:
     """Collect groups of symbols and code them all at `finish`, so that they decode in order.
 

@@ -8,9 +8,7 @@ from torch import nn
 from lictor.errors import ConfigError
 
 
-def _adam(
-    parameters: Iterable[nn.Parameter], lr: float, beta2: float
-) -> torch.optim.Optimizer:
+def _adam(parameters: Iterable[nn.Parameter], lr: float, beta2: float) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr, betas=(0.9, beta2), fused=True)
 
 

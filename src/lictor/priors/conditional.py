@@ -58,7 +58,7 @@ def gaussian_bits(
 ) -> Float[Tensor, "*shape"]:
     """Return `-log2` of the mass a zero-mean Gaussian puts on the unit interval around `residual`.
 
-    `scales` are standard deviations, positive. Never more than `-log2(1e-9)`, about 29.9 bits.
+    `scales` are standard deviations, positive. Never more than 24 bits.
     """
     result = _GaussianBits.apply(residual, scales)
     assert isinstance(result, Tensor)

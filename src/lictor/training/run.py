@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -32,7 +32,7 @@ from lictor.training.checkpoint import (
 )
 from lictor.training.loop import StepReport, train
 from lictor.training.loss import rate_distortion
-from lictor.training.schedule import learning_rate
+from lictor.training.schedule import SCHEDULES
 
 CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.jsonl", "config.json"
 # A resumed run may be made longer, calmer, or logged otherwise; all else must stay.
@@ -129,12 +129,15 @@ def _mean_report(reports: Sequence[StepReport], skipped: int) -> dict[str, Any]:
 
 
 def _prepare(config: RunConfig, out: Path, *, resume: bool) -> tuple[AbstractCodecModel, RunState]:
-    """Build or restore model and state, and bring the folder in order."""
+    """Build or restore model and state; nothing is written yet."""
     if config.surrogate.name not in SURROGATES:
         raise ConfigError(
             f"unknown surrogate {config.surrogate.name!r}: choose one of {', '.join(SURROGATES)}"
         )
-    learning_rate(0, schedule=config.optim.schedule, peak=1, warmup=0, final=0)
+    if config.optim.schedule not in SCHEDULES:
+        raise ConfigError(
+            f"unknown schedule {config.optim.schedule!r}: choose one of {', '.join(SCHEDULES)}"
+        )
     checkpoint = out / CHECKPOINT
     if not resume and (checkpoint.exists() or (out / METRICS).exists()):
         raise ConfigError(f"{out}: holds a run already; add --resume, or choose another folder")
@@ -149,13 +152,21 @@ def _prepare(config: RunConfig, out: Path, *, resume: bool) -> tuple[AbstractCod
         content = read_checkpoint(checkpoint)
         _check_same_run(checkpoint_config(content, checkpoint), config, checkpoint)
         restore(content, checkpoint, model, state)
-        _trim_metrics(out / METRICS, state.step)
+    return model, state
+
+
+def _open_run_folder(config: RunConfig, out: Path, step: int) -> IO[str]:
+    """Bring the folder in order for a run that goes on at `step`; return its open metrics file."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{out}: cannot make the run folder ({error.strerror})") from error
+    _trim_metrics(out / METRICS, step)
     write_file(out / CONFIG, (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
-    return model, state
+    try:
+        return (out / METRICS).open("a", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{out / METRICS}: cannot write ({error.strerror})") from error
 
 
 def run(
@@ -173,8 +184,6 @@ def run(
     ends after the current step with a checkpoint to resume from. Raises `ConfigError`, `DataError`
     or `CheckpointError` before the first step if something does not fit.
     """
-    if config.train.steps < 1:
-        raise ConfigError("train.steps must be at least 1")
     model, state = _prepare(config, out, resume=resume)
     folder = open_image_folder(
         data, cache_bytes=config.data.cache_mib * 2**20, on_progress=on_decode
@@ -188,10 +197,7 @@ def run(
         log.flush()
         return result
 
-    try:
-        log = (out / METRICS).open("a", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{out / METRICS}: cannot write ({error.strerror})") from error
+    log = _open_run_folder(config, out, state.step)
     with log:
         for report in train(config, model, state, training):
             reports.append(report)

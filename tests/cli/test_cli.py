@@ -1,0 +1,348 @@
+"""The command line: what it writes, and how it fails.
+
+Every mistake of a user ends in one line on stderr that names the file and a remedy, exit code 1,
+and no output left behind.
+"""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import photo, tiny_model
+from lictor.cli import demo
+from lictor.cli.main import main
+from lictor.codec import Codec
+from lictor.data import load_image
+from lictor.training.run import METRICS
+
+TINY = """
+[model]
+name = "bmshj2018-factorized"
+n = 8
+m = 8
+[data]
+crop_size = 64
+[train]
+steps = 6
+batch_size = 2
+log_every = 2
+eval_every = 3
+checkpoint_every = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def codec_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("codec") / "tiny.lcodec"
+    Codec.freeze(tiny_model("checkerboard")).save(path)
+    return path
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(photo(50, 70)).save(path)
+    return path
+
+
+@pytest.fixture
+def lictor(capsys, codec_file):
+    """Run a command in this process; return exit code, stdout and stderr lines."""
+
+    def run(*args: object, codec: bool = False) -> tuple[int, str, list[str]]:
+        capsys.readouterr()
+        extra = ["--codec", str(codec_file)] if codec else []
+        with pytest.raises(SystemExit) as exit_:
+            main([*map(str, args), *extra])
+        captured = capsys.readouterr()
+        assert isinstance(exit_.value.code, int)
+        return exit_.value.code, captured.out, captured.err.splitlines()
+
+    return run
+
+
+def fails_with_one_line(result: tuple[int, str, list[str]], *words: object) -> None:
+    code, _, errors = result
+    assert code == 1
+    assert len(errors) == 1, errors
+    assert errors[0].startswith("lictor: error: ")
+    for word in words:
+        assert str(word) in errors[0]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_picture_goes_to_a_file_beside_it_and_back(lictor, picture, codec_file):
+    code, out, _ = lictor("compress", picture, codec=True)
+    assert code == 0
+    assert "photo.lic" in out
+    data = picture.with_suffix(".lic").read_bytes()
+    restored = picture.parent / "restored.png"
+    assert lictor("decompress", picture.with_suffix(".lic"), "-o", restored, codec=True)[0] == 0
+    np.testing.assert_array_equal(load_image(restored), Codec.load(codec_file).decode(data))
+
+
+def test_decoding_in_another_process_gives_the_same_picture(lictor, picture, codec_file, tmp_path):
+    lictor("compress", picture, codec=True)
+    command = [sys.executable, "-m", "lictor", "decompress", str(tmp_path / "photo.lic")]
+    command += ["-o", str(tmp_path / "there.png"), "--codec", str(codec_file)]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    expected = Codec.load(codec_file).encode_verbose(load_image(picture)).reconstruction
+    np.testing.assert_array_equal(load_image(tmp_path / "there.png"), expected)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".ppm", ".bmp", ".tif", ".webp"])
+def test_every_output_format_is_lossless(lictor, picture, codec_file, suffix, tmp_path):
+    lictor("compress", picture, codec=True)
+    target = tmp_path / f"out{suffix}"
+    assert lictor("decompress", tmp_path / "photo.lic", "-o", target, codec=True)[0] == 0
+    expected = Codec.load(codec_file).decode((tmp_path / "photo.lic").read_bytes())
+    np.testing.assert_array_equal(load_image(target), expected)
+
+
+def test_grey_stays_grey(lictor, tmp_path):
+    Image.fromarray(photo(30, 30)[:, :, 0]).save(tmp_path / "grey.png")
+    lictor("compress", tmp_path / "grey.png", codec=True)
+    lictor("decompress", tmp_path / "grey.lic", "-o", tmp_path / "back.png", codec=True)
+    with Image.open(tmp_path / "back.png") as image:
+        assert image.mode == "L"
+
+
+def test_many_inputs_go_on_after_a_bad_one(lictor, picture, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"not a picture")
+    other = tmp_path / "other.png"
+    Image.fromarray(photo(20, 20)).save(other)
+    code, out, errors = lictor("compress", bad, picture, other, "-o", tmp_path / "o", codec=True)
+    assert code == 1
+    assert names(tmp_path / "o") == ["other.lic", "photo.lic"]
+    assert "2 of 3 files done, 1 failed" in out
+    assert len([line for line in errors if "bad.png" in line]) == 1
+
+
+def test_nothing_is_overwritten_without_force(lictor, picture):
+    target = picture.with_suffix(".lic")
+    target.write_bytes(b"precious")
+    fails_with_one_line(lictor("compress", picture, codec=True), target, "--force")
+    assert target.read_bytes() == b"precious"
+    assert lictor("compress", picture, "--force", codec=True)[0] == 0
+    assert target.read_bytes() != b"precious"
+
+
+def test_two_inputs_never_share_an_output(lictor, picture, tmp_path):
+    Image.fromarray(photo(20, 20)).save(tmp_path / "photo.jpg")
+    code, _, errors = lictor("compress", picture, tmp_path / "photo.jpg", "--force", codec=True)
+    assert code == 1
+    assert any("another input" in line for line in errors)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("text.png", b"hello"), ("empty.png", b""), ("cut.png", None), ("missing.png", ...)],
+)
+def test_what_is_no_picture_is_named(lictor, picture, tmp_path, name, content):
+    bad = tmp_path / name
+    if content is None:
+        bad.write_bytes(picture.read_bytes()[:300])
+    elif content is not ...:
+        bad.write_bytes(content)
+    before = names(tmp_path)
+    fails_with_one_line(lictor("compress", bad, codec=True), name)
+    assert names(tmp_path) == before
+
+
+def test_a_folder_is_no_picture_and_no_bitstream(lictor, tmp_path):
+    (tmp_path / "folder").mkdir()
+    fails_with_one_line(lictor("compress", tmp_path / "folder", codec=True), "folder")
+    fails_with_one_line(lictor("decompress", tmp_path / "folder", codec=True), "folder")
+    fails_with_one_line(lictor("info", tmp_path / "folder"), "folder")
+
+
+def test_damaged_files_leave_no_picture(lictor, picture, tmp_path):
+    lictor("compress", picture, codec=True)
+    data = (tmp_path / "photo.lic").read_bytes()
+    picture.unlink()
+    flipped = bytearray(data)
+    flipped[len(data) // 2] ^= 1
+    for content in (b"", data[:-1], data[:20], bytes(flipped), b"garbage", data + b"x"):
+        (tmp_path / "photo.lic").write_bytes(content)
+        for command in (("decompress",), ("info",)):
+            codec = command[0] == "decompress"
+            result = lictor(*command, tmp_path / "photo.lic", codec=codec)
+            fails_with_one_line(result, "photo.lic")
+    assert names(tmp_path) == ["photo.lic"]
+
+
+def test_a_file_of_another_codec_says_which(lictor, picture, tmp_path):
+    Codec.freeze(tiny_model("checkerboard", seed=1)).save(tmp_path / "other.lcodec")
+    lictor("compress", picture, "--codec", tmp_path / "other.lcodec")
+    picture.unlink()
+    result = lictor("decompress", tmp_path / "photo.lic", codec=True)
+    fails_with_one_line(result, "photo.lic", "made by the codec", ".lcodec")
+    assert names(tmp_path) == ["other.lcodec", "photo.lic"]
+
+
+def test_a_codec_that_is_none_is_named(lictor, picture, tmp_path):
+    fails_with_one_line(lictor("compress", picture, "--codec", picture), "photo.png")
+    fails_with_one_line(lictor("compress", picture, "--codec", tmp_path / "no.lcodec"), "no.lcodec")
+    assert names(tmp_path) == ["photo.png"]
+
+
+def test_a_full_disk_leaves_nothing(lictor, picture, tmp_path, monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    fails_with_one_line(lictor("compress", picture, codec=True), "photo.lic", "No space left")
+    assert names(tmp_path) == ["photo.png"]
+
+
+def test_an_output_that_cannot_be_written_is_named(lictor, picture, tmp_path):
+    target = tmp_path / "no" / "such" / "photo.lic"
+    fails_with_one_line(lictor("compress", picture, "-o", target, codec=True), target)
+    (tmp_path / "file").write_bytes(b"")
+    result = lictor("compress", picture, picture, "-o", tmp_path / "file", codec=True)
+    fails_with_one_line(result, "file")
+    lictor("compress", picture, codec=True)
+    result = lictor("decompress", tmp_path / "photo.lic", "-o", tmp_path / "p.jpg", codec=True)
+    fails_with_one_line(result, "p.jpg", ".png")
+
+
+def test_info_tells_what_a_file_is(lictor, picture, codec_file):
+    lictor("compress", picture, codec=True)
+    code, out, _ = lictor("info", picture.with_suffix(".lic"), "--json")
+    described = json.loads(out)
+    assert code == 0
+    assert (described["width"], described["height"], described["channels"]) == (70, 50, 3)
+    assert described["bytes"] == picture.with_suffix(".lic").stat().st_size
+    codec = json.loads(lictor("info", codec_file, "--json")[1])
+    assert codec["fingerprint"] == described["fingerprint"]
+    assert codec["model"] == "checkerboard"
+    assert described["fingerprint"] in lictor("info", picture.with_suffix(".lic"))[1]
+
+
+def test_evaluate_writes_rows_and_means_and_goes_on_after_a_bad_picture(lictor, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(2):
+        Image.fromarray(photo(40, 60, seed=i)).save(folder / f"{i}.png")
+    Codec.freeze(tiny_model("mbt2018-mean")).save(tmp_path / "mean.lcodec")
+    codec, results = ("--codec", tmp_path / "mean.lcodec"), tmp_path / "results.json"
+    code, out, _ = lictor("evaluate", folder, "--json", results, *codec)
+    assert code == 0
+    assert "mean" in out
+    rows = json.loads(results.read_text())["images"]
+    assert [row["image"] for row in rows] == ["0.png", "1.png"]
+    (folder / "1.png").write_bytes(b"broken")
+    code, out, errors = lictor("evaluate", folder, *codec)
+    assert code == 1
+    assert "0.png" in out
+    assert any("1.png" in line for line in errors)
+    (tmp_path / "empty").mkdir()
+    fails_with_one_line(lictor("evaluate", tmp_path / "empty", codec=True), "empty", "no pictures")
+
+
+def test_train_freeze_compress(lictor, tmp_path, picture_folder, picture):
+    recipe, run = tmp_path / "tiny.toml", tmp_path / "run"
+    recipe.write_text(TINY)
+    assert lictor("train", recipe, "--data", picture_folder, "--out", run)[0] == 0
+    lines = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "evaluation"] == [3, 6]
+    codec = tmp_path / "mine.lcodec"
+    assert lictor("freeze", run, "-o", codec, "--half")[0] == 0
+    fails_with_one_line(lictor("freeze", run, "-o", codec), "mine.lcodec", "--force")
+    assert lictor("compress", picture, "--codec", codec)[0] == 0
+    fails_with_one_line(lictor("train", recipe, "--data", picture_folder, "--out", run), "--resume")
+
+
+def test_wrong_recipes_and_folders_are_named_before_anything_is_written(lictor, tmp_path):
+    recipe, empty = tmp_path / "tiny.toml", tmp_path / "empty"
+    empty.mkdir()
+    recipe.write_text(TINY.replace("steps", "stepps"))
+    command = ("train", recipe, "--data", empty, "--out", tmp_path / "run")
+    fails_with_one_line(lictor(*command), "tiny.toml", "stepps", "steps")
+    recipe.write_text(TINY)
+    fails_with_one_line(lictor(*command), "empty", "no pictures")
+    fails_with_one_line(lictor(*command, "--resume"), "checkpoint")
+    fails_with_one_line(lictor(*command, "--set", "model.name=nonesuch"), "nonesuch")
+    fails_with_one_line(lictor(*command, "--set", "optim.name=nonesuch"), "nonesuch")
+    fails_with_one_line(lictor(*command, "--set", "optim.schedule=nonesuch"), "nonesuch")
+    fails_with_one_line(lictor(*command, "--set", "surrogate.name=nonesuch"), "nonesuch")
+    fails_with_one_line(lictor("freeze", tmp_path / "no", "-o", tmp_path / "a.lcodec"), "no")
+    assert names(tmp_path) == ["empty", "tiny.toml"]
+
+
+def test_wrong_usage_is_exit_code_2(lictor):
+    assert lictor("compress", "--no-such-flag")[0] == 2
+    assert lictor("no-such-command")[0] == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_ctrl_c_leaves_a_run_that_resumes(tmp_path, picture_folder):
+    recipe, run = tmp_path / "tiny.toml", tmp_path / "run"
+    recipe.write_text(TINY.replace("steps = 6", "steps = 1000000"))
+    command = [sys.executable, "-m", "lictor", "train", str(recipe)]
+    command += ["--data", str(picture_folder), "--out", str(run)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (run / "checkpoint.pt").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in errors
+    step = torch.load(run / "checkpoint.pt", weights_only=True)["step"]
+    last = json.loads((run / METRICS).read_text().splitlines()[-1])
+    assert last["step"] == step
+    command += ["--resume", "--set", f"train.steps={step + 2}"]
+    subprocess.run(command, check=True, stderr=subprocess.PIPE)
+    assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == step + 2
+
+
+@pytest.mark.parametrize("code", ["import lictor", "from lictor.cli import main"])
+def test_nothing_heavy_is_imported_before_it_is_needed(code):
+    script = (
+        f"{code}\nimport sys\nassert not {{'torch', 'numba', 'rich.progress'}} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_all_exported_names_exist():
+    import lictor
+
+    for name in lictor.__all__:
+        assert getattr(lictor, name) is not None
+    assert set(lictor.__all__) <= set(dir(lictor))
+    with pytest.raises(AttributeError, match="nonesuch"):
+        _ = lictor.nonesuch
+
+
+def test_the_demo_keeps_its_promises(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "PHOTOGRAPHS", demo.PHOTOGRAPHS[:2])  # all of them take longer
+    out = tmp_path / "demo"
+    with pytest.raises(SystemExit) as exit_:
+        main(["demo", "--out", str(out), "--train-s", "0"])
+    assert exit_.value.code == 0
+    printed = capsys.readouterr().out
+    assert "WebP" in printed
+    assert "comparison.png" in printed
+    with Image.open(out / "comparison.png") as image:
+        assert image.width > 1000
+    assert len(list(out.glob("*.lic"))) == 2
+    with pytest.raises(SystemExit) as exit_:
+        main(["demo", "--out", str(out), "--train-s", "0"])
+    assert exit_.value.code == 1

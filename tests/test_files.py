@@ -1,0 +1,46 @@
+"""Files are written whole or not at all."""
+
+import errno
+import os
+
+import pytest
+
+from lictor.errors import DataError
+from lictor.files import atomic_file, write_file
+
+
+def test_a_written_file_has_its_bytes_and_ordinary_permissions(tmp_path):
+    target = tmp_path / "a.bin"
+    write_file(target, b"one")
+    write_file(target, b"two")
+    assert target.read_bytes() == b"two"
+    (tmp_path / "ordinary").write_bytes(b"")
+    assert target.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.bin", "ordinary"]
+
+
+def test_a_failure_while_writing_keeps_the_old_file_and_leaves_nothing(tmp_path):
+    target = tmp_path / "a.bin"
+    write_file(target, b"old")
+    with pytest.raises(ZeroDivisionError), atomic_file(target) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_a_data_error_and_leaves_nothing(tmp_path, monkeypatch):
+    target = tmp_path / "a.bin"
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match=r"a\.bin.*No space left"):
+        write_file(target, b"data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_folder_is_a_data_error(tmp_path):
+    with pytest.raises(DataError, match="cannot write"):
+        write_file(tmp_path / "no" / "a.bin", b"data")

@@ -1,0 +1,215 @@
+"""What a training step does, and what it does when it cannot."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from conftest import photo_tensor, tiny_model
+from lictor.errors import ConfigError, DataError, LictorError
+from lictor.models.zoo import MODELS
+from lictor.optim.factory import OPTIMIZERS, build_optimizer
+from lictor.surrogates import Mixed
+from lictor.training import loop
+from lictor.training.hooks import TrainHook
+from lictor.training.loop import StepReport, train, train_step
+from lictor.training.loss import rate_distortion
+from lictor.training.schedule import learning_rate
+
+from training_fixtures import Averaging, Poison, facts, new_run, small_config  # isort: skip
+
+
+def weights(model) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def same(first, second) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def take_step(model, optimizer, x, *, hooks=(), step=0, max_grad_norm=1.0, **options) -> StepReport:
+    return train_step(
+        model, x, surrogate=Mixed(), lmbda=0.01, optimizer=optimizer, hooks=hooks, step=step,
+        generator=torch.Generator().manual_seed(step), max_grad_norm=max_grad_norm, **options,
+    )  # fmt: skip
+
+
+def test_the_loss_is_bpp_plus_lambda_times_squared_grey_levels():
+    model, x = tiny_model("mbt2018-mean"), photo_tensor(2, 40, 70)
+    with torch.no_grad():
+        out = model(x)
+    loss = rate_distortion(x, out, 0.02)
+    assert float(loss.bpp) == pytest.approx(float(out.total_bits.sum()) / (2 * 40 * 70))
+    assert float(loss.distortion) == pytest.approx(float(((out.x_hat - x) ** 2).mean()))
+    grey_levels = float(((255 * out.x_hat - 255 * x) ** 2).mean())
+    assert float(loss.total) == pytest.approx(float(loss.bpp) + 0.02 * grey_levels, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_model_learns_one_picture(name, optimizer):
+    model, x = tiny_model(name), photo_tensor(1, 64, 64)
+    built = build_optimizer(optimizer, model, lr=3e-3, beta2=0.99)
+    losses = [take_step(model, built, x, step=i).loss for i in range(40)]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_step_reports_the_loss_before_it_and_the_norm_before_clipping(precision):
+    model, x = tiny_model("checkerboard"), photo_tensor(1, 64, 64)
+    optimizer = build_optimizer("adam", model, lr=1e-3, beta2=0.999)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        out = model(x, surrogate=Mixed(), generator=torch.Generator().manual_seed(0))
+    before = rate_distortion(x, out, 0.01)
+    report = take_step(model, optimizer, x, max_grad_norm=1e-3, precision=precision)
+    assert report.loss == float(before.total)
+    assert (report.bpp, report.mse) == (float(before.bpp), float(before.distortion))
+    assert report.psnr == pytest.approx(-10 * math.log10(report.mse))
+    clipped = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+    assert report.grad_norm > 1e-3
+    assert float(clipped) == pytest.approx(1e-3, rel=1e-2)
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_psnr_of_impossible_errors_is_a_number():
+    assert StepReport(0, 1.0, 1.0, 0.0, 1.0).psnr == 120
+    assert math.isnan(StepReport(0, 1.0, 1.0, math.nan, 1.0).psnr)
+
+
+class Recorder:
+    """Notes when it is called, with which weights, and whether there are gradients."""
+
+    def __init__(self, name: str, model, journal: list):
+        self.name, self.model, self.journal = name, model, journal
+
+    def before_step(self, step: int) -> None:
+        assert all(p.grad is not None for p in self.model.parameters())
+        self.journal.append((self.name, "before", step, weights(self.model)))
+
+    def after_step(self, step: int) -> None:
+        self.journal.append((self.name, "after", step, weights(self.model)))
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        pass
+
+
+def test_hooks_run_in_order_before_with_old_weights_and_after_with_new_ones():
+    model, state = new_run()
+    journal: list = []
+    hooks = [Recorder("first", model, journal), Recorder("second", model, journal)]
+    assert all(isinstance(hook, TrainHook) for hook in hooks)
+    old = weights(model)
+    take_step(model, state.optimizer, photo_tensor(1, 64, 64), hooks=hooks, step=7)
+    assert [entry[:3] for entry in journal] == [
+        ("first", "before", 7),
+        ("second", "before", 7),
+        ("first", "after", 7),
+        ("second", "after", 7),
+    ]
+    new = weights(model)
+    assert not same(old, new)
+    assert same(journal[0][3], old)
+    assert same(journal[1][3], old)
+    assert same(journal[2][3], new)
+
+
+def test_a_hook_has_the_last_word_on_the_weights():
+    model, state = new_run()
+    plain, _ = new_run()
+    x = photo_tensor(1, 64, 64)
+    hook = Averaging(model)
+    take_step(model, state.optimizer, x, hooks=[hook])
+    take_step(plain, build_optimizer("adam", plain, lr=1e-3, beta2=0.99), x)
+    assert not same(weights(model), weights(plain))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_step_without_a_finite_gradient_changes_nothing_and_says_so(value):
+    model, state = new_run()
+    x = photo_tensor(1, 64, 64)
+    take_step(model, state.optimizer, x)
+    weights_before = weights(model)
+    moments = [s["exp_avg"].clone() for s in state.optimizer.state.values()]
+    poison = Poison(model, (1,), value)
+    report = take_step(model, state.optimizer, x, hooks=[poison], step=1)
+    assert report.skipped
+    assert not math.isfinite(report.grad_norm)
+    assert same(weights_before, weights(model))
+    assert same(moments, [s["exp_avg"] for s in state.optimizer.state.values()])
+    assert poison.after == []
+    assert not take_step(model, state.optimizer, x, hooks=[poison], step=2).skipped
+    assert all(torch.isfinite(w).all() for w in weights(model))
+
+
+# ----------------------------------------------------------------------------------------- train
+
+
+def test_training_runs_to_its_last_step_and_no_further(folder):
+    config = small_config(steps=4)
+    model, state = new_run()
+    reports = []
+    for report in train(config, model, state, folder):
+        assert state.step == report.step + 1  # up to date at every yield
+        reports.append(report)
+    assert [r.step for r in reports] == [0, 1, 2, 3]
+    assert list(train(config, model, state, folder)) == []
+    for r in reports:
+        assert r.lr == learning_rate(
+            (r.step + 1) / 4, schedule="flat-cosine", peak=1e-3, warmup=0.2, final=0.01
+        )
+        assert r.step_s >= r.wait_s >= 0
+
+
+def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_differ(folder):
+    def reports(seed: int) -> list:
+        model, state = new_run(seed=seed)
+        return [facts(r) for r in train(small_config(steps=3, seed=seed), model, state, folder)]
+
+    assert reports(0) == reports(0)
+    assert reports(0) != reports(1)
+
+
+def test_skipped_steps_are_counted_and_do_not_end_a_run(folder, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_SKIPPED_IN_A_ROW", 3)
+    model, state = new_run()
+    poison = Poison(model, (1, 2, 4, 5, 7))
+    reports = list(train(small_config(), model, state, folder, hooks=[poison]))
+    assert [r.step for r in reports if r.skipped] == [1, 2, 4, 5, 7]
+    assert state.skipped == 5
+    assert poison.after == [0, 3, 6, 8, 9]
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run_with_advice(folder, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_SKIPPED_IN_A_ROW", 3)
+    model, state = new_run()
+    hooks = [Poison(model, range(2, 99))]
+    reports = []
+    with pytest.raises(LictorError, match=r"step 5: 3 steps in a row .*lower optim\.lr"):
+        reports.extend(train(small_config(), model, state, folder, hooks=hooks))
+    assert state.step == 5
+
+
+def test_an_unknown_surrogate_or_schedule_is_a_config_error(folder):
+    config = small_config()
+    wrong = [
+        dataclasses.replace(config, surrogate=dataclasses.replace(config.surrogate, name="x")),
+        dataclasses.replace(config, optim=dataclasses.replace(config.optim, schedule="x")),
+    ]
+    for config in wrong:
+        with pytest.raises(ConfigError, match=r"unknown .* 'x': choose one of"):
+            next(train(config, *new_run(), folder))
+    with pytest.raises(ConfigError, match="unknown optimizer 'x': choose one of adam"):
+        new_run(optimizer="x")
+
+
+def test_a_picture_that_vanishes_during_training_is_a_data_error(folder):
+    def vanished(number: int):
+        raise DataError("a.png: no such file")
+
+    folder = dataclasses.replace(folder, load=vanished)
+    with pytest.raises(DataError, match=r"a\.png"):
+        next(train(small_config(), *new_run(), folder))
