@@ -59,7 +59,8 @@ def test_a_model_learns_one_picture(name, optimizer):
 def test_a_step_reports_the_loss_before_it_and_the_norm_before_clipping(precision):
     model, x = tiny_model("checkerboard"), photo_tensor(1, 64, 64)
     optimizer = build_optimizer("adam", model, lr=1e-3, beta2=0.999)
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16)
+    with torch.no_grad(), autocast:
         out = model(x, surrogate=Mixed(), generator=torch.Generator().manual_seed(0))
     before = rate_distortion(x, out, 0.01)
     report = take_step(model, optimizer, x, max_grad_norm=1e-3, precision=precision)
