@@ -18,6 +18,7 @@ from lictor.models.zoo import MODELS, build_model
 from lictor.ops import crop, pad_to_multiple
 from lictor.priors.base import AbstractPrior
 from lictor.priors.conditional import GaussianPrior, scale_table
+from lictor.priors.factorized import FactorizedPrior
 from lictor.surrogates import SURROGATES, Mixed
 
 EVERY = pytest.mark.parametrize("name", MODELS)
@@ -177,6 +178,27 @@ def test_the_memory_layout_of_the_picture_does_not_reach_the_decoder(name):
             assert decoder.finish() == crc
             assert torch.equal(decoded, seen)
             assert decoded.stride() == seen.stride()
+
+
+@pytest.mark.parametrize("prior", [GaussianPrior(), FactorizedPrior(6)], ids=["means", "no means"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_all_coders_give_one_tensor_down_to_its_layout_and_the_sign_of_its_zeros(
+    prior, memory_format
+):
+    # Both reach the next network: it sums in another order for another layout.
+    shape = (2, 6, 4, 3)
+    latent = torch.randn(shape).contiguous(memory_format=memory_format)
+    params = (torch.zeros(shape), torch.ones(shape)) if isinstance(prior, GaussianPrior) else ()
+    tables = {"y": prior.tables()}
+    encoder = EncodeCoder(tables)
+    encoded = encoder.code("y", latent, prior, *params, shape=shape)
+    payload, _ = encoder.finish()
+    decoded = DecodeCoder(payload, tables).code("y", None, prior, *params, shape=shape)
+    evaluated = RateCoder().code("y", latent, prior, *params, shape=shape)
+    assert (decoded == 0).any()
+    for other in (encoded, evaluated):
+        assert torch.equal(other.view(torch.int32), decoded.view(torch.int32))
+        assert other.stride() == decoded.stride()
 
 
 @EVERY

@@ -1,0 +1,267 @@
+"""README and docs are executed: their blocks run, their tables and links hold.
+
+    python tests/test_docs.py      rewrite the tables of docs/recipes.md from lictor.config
+
+Kinds of block: ```python runs, a page's blocks in order in one namespace; ```console runs its lines
+`$ lictor ...` and compares what they print with what is shown (`...` stands for anything, a block
+without output for silence about it); ```toml title="FILE" writes the file; ```text is not run, and
+```bash holds only what installs or runs everything.
+"""
+
+import ast
+import configparser
+import dataclasses
+import doctest
+import inspect
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+import typing
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lictor import config as config_module
+from lictor.cli.main import main
+from lictor.coding import container, stream
+from lictor.models.zoo import MODELS
+from lictor.optim.factory import OPTIMIZERS
+from lictor.surrogates import SURROGATES
+from lictor.training.run import _MAY_CHANGE
+from lictor.training.schedule import SCHEDULES
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RECIPES = ROOT / "docs" / "recipes.md"
+NOT_RUN = re.compile(r"make (demo|test)\b|pip install \.$")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, title, text, and the line of the page it begins at."""
+
+    language: str
+    title: str
+    text: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    pattern = re.compile(r'^```(\w+)(?: title="([^"]*)")?\n(.*?)^```$', re.M | re.S)
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(m[1], m[2] or "", m[3], text[: m.start()].count("\n") + 2)
+        for m in pattern.finditer(text)
+    ]
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch) -> Path:
+    """A folder with what the pages presume: a picture, some photographs, the recipes."""
+    monkeypatch.chdir(tmp_path)
+    spec = find_spec("skimage")
+    assert spec is not None
+    assert spec.origin is not None
+    data = Path(spec.origin).parent / "data"
+    (tmp_path / "photos").mkdir()
+    with Image.open(data / "astronaut.png") as image:
+        image.crop((100, 0, 356, 192)).save("photo.png")
+    names = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "camera.png")
+    for letter, name in zip("abcde", names, strict=True):
+        with Image.open(data / name) as image:
+            image.crop((120, 90, 280, 250)).save(f"photos/{letter}.png")
+    shutil.copytree(ROOT / "recipes", "recipes")
+    before = dict(MODELS)
+    yield tmp_path
+    MODELS.clear()
+    MODELS.update(before)
+
+
+def run_command(line: str, shown: str, capsys) -> None:
+    """Run `lictor ...` in this process; an output that begins with the error prefix must fail."""
+    program, *args = shlex.split(line)
+    assert program == "lictor", f"only lictor runs in a console block, not {line!r}"
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        main(args)
+    captured = capsys.readouterr()
+    fails = shown.startswith("lictor: error:")
+    assert exit_.value.code == (1 if fails else 0), f"{line}\n{captured.err}"
+    if shown:
+        got = captured.err if fails else captured.out
+        same = doctest.OutputChecker().check_output(
+            shown, got, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+        )
+        assert same, f"{line}\nshown:\n{shown}\nprinted:\n{got}"
+
+
+def run_console(block: Block, capsys) -> None:
+    command, shown = "", ""
+    for line in [*block.text.splitlines(keepends=True), "$ "]:
+        if not line.startswith("$ "):
+            shown += line
+            continue
+        if command:
+            run_command(command, shown, capsys)
+        command, shown = line[2:].strip(), ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_blocks_run_in_order(page, workplace, capsys):
+    namespace = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.language == "python":
+            code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+            exec(code, namespace)
+        elif block.language == "console":
+            run_console(block, capsys)
+        elif block.language == "toml":
+            Path(block.title).write_text(block.text, encoding="utf-8")
+        elif block.language == "bash":
+            assert all(NOT_RUN.match(line) for line in block.text.splitlines()), block.text
+        else:
+            assert block.language == "text", f"{page.name}:{block.line}: {block.language}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_fence_is_a_known_block(page):
+    text = page.read_text(encoding="utf-8")
+    assert len(re.findall(r"^\s*```", text, re.M)) == 2 * len(blocks(page))
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.stem)
+def test_internal_links_resolve(page):
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)]+)\)", prose):
+        path, _, anchor = target.partition("#")
+        if "://" in path:
+            continue
+        linked = page.parent / path if path else page
+        assert linked.exists(), f"{page.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.M)
+            slugs = [re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings]
+            assert anchor in slugs, f"{page.name}: {target}"
+
+
+def test_the_readme_table_is_what_the_results_say():
+    script = ROOT / "benchmarks" / "readme_table.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_format_page_has_the_layouts_of_the_docstrings():
+    page = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
+    for module, first, last in (
+        (container, "offset  bytes  field", "rejects the file"),
+        (stream, "varint   lanes", "escapes[num_escape_bytes]"),
+    ):
+        doc = inspect.getdoc(module)
+        assert doc is not None
+        begin = doc.rindex("\n", 0, doc.index(first)) + 1
+        layout = textwrap.dedent(doc[begin : doc.index(last) + len(last)])
+        assert layout in page, f"docs/format.md must show, as {module.__name__} does:\n{layout}"
+
+
+def test_the_maps_name_the_layers_of_the_contract_in_order():
+    contract = configparser.ConfigParser()
+    contract.read(ROOT / ".importlinter")
+    layers = contract["importlinter:contract:layers"]["layers"].replace("lictor.", "").split("\n")
+    wanted = [sorted(layer.split(" | ")) for layer in layers if layer]
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = page.split("|---|---|\n")[1].split("\n\n")[0].splitlines()
+    assert [sorted(re.findall(r"`(\w+)`", row.split("|")[1])) for row in rows] == wanted
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in (name for layer in wanted for name in layer):
+        assert f"`{name}`" in readme
+
+
+def _field_docs(cls: type) -> dict[str, str]:
+    """Read the string below each field of a dataclass."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs = {}
+    for field, doc in zip(body.body[:-1], body.body[1:], strict=True):
+        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
+            assert isinstance(field.target, ast.Name)
+            assert isinstance(doc.value, ast.Constant)
+            docs[field.target.id] = " ".join(str(doc.value.value).split())
+    return docs
+
+
+def _default(field: dataclasses.Field) -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        return "none"
+    value = field.default
+    return f"`{value!r}`" if not isinstance(value, str) else f'`"{value}"`'
+
+
+def key_tables() -> str:
+    """Return every key of a recipe as Markdown: type, default, range, meaning."""
+    names = {
+        "model.name": MODELS,
+        "surrogate.name": SURROGATES,
+        "optim.name": OPTIMIZERS,
+        "optim.schedule": SCHEDULES,
+    }
+    parts = []
+    for section in dataclasses.fields(config_module.RunConfig):
+        assert isinstance(section.type, type)
+        parts.append(f"## [{section.name}]\n\n{inspect.getdoc(section.type)}\n")
+        parts.append("| key | type | default | allowed | meaning |\n|---|---|---|---|---|")
+        docs = _field_docs(section.type)
+        for field in dataclasses.fields(section.type):
+            key, kind = f"`{field.name}`", getattr(field.type, "__name__", str(field.type))
+            dotted = f"{section.name}.{field.name}"
+            allowed = config_module._RULES.get(dotted, (None, "any"))[1]
+            if dotted in names:
+                allowed = ", ".join(f"`{name}`" for name in names[dotted])
+            if typing.get_origin(field.type) is dict:
+                key, kind, allowed = "any other", "int", "see below"
+            parts.append(f"| {key} | {kind} | {_default(field)} | {allowed} | {docs[field.name]} |")
+        parts.append("")
+        if section.name == "model":
+            parts.append("| model | other keys, with their defaults |\n|---|---|")
+            for name, model in MODELS.items():
+                arguments = inspect.signature(model).parameters.values()
+                defaults = ", ".join(f"`{a.name} = {a.default}`" for a in arguments)
+                parts.append(f"| `{name}` | {defaults} |")
+            parts.append("")
+    return "\n".join(parts)
+
+
+def change_list() -> str:
+    """Return what a resumed run may change, as Markdown."""
+    return ", ".join(f"`{key}`" for key in sorted(_MAY_CHANGE)) + "."
+
+
+def recipes_page(page: str) -> str:
+    """Return the page with its generated parts as they must be."""
+    for name, text in (("keys", key_tables()), ("changes", change_list())):
+        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+        head, _, rest = page.partition(begin)
+        _, _, tail = rest.partition(end)
+        page = f"{head}{begin}\n{text}\n{end}{tail}"
+    return page
+
+
+def test_the_recipes_page_has_every_key():
+    page = RECIPES.read_text(encoding="utf-8")
+    assert page == recipes_page(page), "stale: run python tests/test_docs.py"
+
+
+def test_every_recipe_that_ships_loads():
+    for path in sorted((ROOT / "recipes").glob("*.toml")):
+        config_module.load_recipe(path)
+
+
+if __name__ == "__main__":
+    RECIPES.write_text(recipes_page(RECIPES.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,130 @@
+"""A run folder: an interrupted run is the uninterrupted one, in weights and in its metrics."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lictor.codec import Codec
+from lictor.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from lictor.errors import CheckpointError, ConfigError, DataError
+from lictor.training.loop import StepReport
+from lictor.training.run import CHECKPOINT, METRICS, Evaluation, load_run, run
+
+CONFIG = RunConfig(
+    model=ModelConfig("mbt2018-mean", {"n": 8, "m": 8}),
+    optim=OptimConfig(lr=1e-3),
+    data=DataConfig(crop_size=64),
+    train=TrainConfig(steps=10, batch_size=2, log_every=2, eval_every=4, checkpoint_every=5),
+)
+
+
+def metrics(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    timing = ("step_s", "wait_share")
+    return [{k: v for k, v in line.items() if k not in timing} for line in lines]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_run(folder)[0].state_dict()
+
+
+def finish(config: RunConfig, data: Path, out: Path, **options) -> None:
+    for _ in run(config, data, out, **options):
+        pass
+
+
+@pytest.fixture
+def whole(tmp_path, picture_folder) -> Path:
+    finish(CONFIG, picture_folder, tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_run_killed_between_checkpoints_goes_on_as_if_nothing_had_happened(
+    tmp_path, picture_folder, whole
+):
+    out = tmp_path / "killed"
+    reports = run(CONFIG, picture_folder, out)
+    for report in reports:
+        if isinstance(report, StepReport) and report.step == 7:
+            break  # nothing is saved here: the checkpoint is of step 5
+    reports.close()
+    assert load_run(out)[2] == 5
+    finish(CONFIG, picture_folder, out, resume=True)
+    assert equal(weights(out), weights(whole))
+    late = [line for line in metrics(out) if line["step"] > 6]
+    assert late == [line for line in metrics(whole) if line["step"] > 6]
+    steps = [line["step"] for line in metrics(out) if line["kind"] == "train"]
+    assert steps == sorted(set(steps))
+
+
+def test_a_run_asked_to_stop_saves_at_once_and_resumes_bitwise(tmp_path, picture_folder, whole):
+    out = tmp_path / "stopped"
+    calls = itertools.count()
+    finish(CONFIG, picture_folder, out, should_stop=lambda: next(calls) == 2)
+    assert load_run(out)[2] == 3
+    finish(CONFIG, picture_folder, out, resume=True)
+    assert equal(weights(out), weights(whole))
+
+
+def test_a_finished_run_resumes_to_itself(picture_folder, whole):
+    before = weights(whole)
+    finish(CONFIG, picture_folder, whole, resume=True)
+    assert equal(weights(whole), before)
+
+
+def test_evaluations_come_at_their_steps_and_at_the_end(tmp_path, picture_folder):
+    reports = list(run(CONFIG, picture_folder, tmp_path / "run"))
+    assert [r.step for r in reports if isinstance(r, Evaluation)] == [4, 8, 10]
+    assert [r.step for r in reports if isinstance(r, StepReport)] == list(range(10))
+
+
+def test_evaluation_does_not_disturb_training(tmp_path, picture_folder, whole):
+    every = RunConfig(
+        **vars(CONFIG) | {"train": TrainConfig(**vars(CONFIG.train) | {"eval_every": 1})}
+    )
+    finish(every, picture_folder, tmp_path / "often")
+    assert equal(weights(tmp_path / "often"), weights(whole))
+
+
+def test_a_run_is_not_resumed_with_another_recipe(picture_folder, whole):
+    other = RunConfig(**vars(CONFIG) | {"data": DataConfig(crop_size=128)})
+    with pytest.raises(ConfigError, match=r"data\.crop_size"):
+        finish(other, picture_folder, whole, resume=True)
+    longer = RunConfig(
+        **vars(CONFIG) | {"train": TrainConfig(**vars(CONFIG.train) | {"steps": 12})}
+    )
+    finish(longer, picture_folder, whole, resume=True)
+    assert load_run(whole)[2] == 12
+
+
+def test_a_run_folder_is_not_used_twice(picture_folder, whole):
+    with pytest.raises(ConfigError, match="--resume"):
+        finish(CONFIG, picture_folder, whole)
+
+
+def test_nothing_to_resume_is_a_checkpoint_error(tmp_path, picture_folder):
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        finish(CONFIG, picture_folder, tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_a_data_error(tmp_path, picture_folder):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match="run folder"):
+        finish(CONFIG, picture_folder, tmp_path / "file" / "run")
+
+
+def test_what_was_trained_can_be_frozen_and_codes(picture_folder, whole):
+    from lictor.data import list_images, load_image
+
+    codec = Codec.freeze(load_run(whole)[0])
+    image = load_image(list_images(picture_folder)[0])
+    assert codec.decode(codec.encode(image)).shape == image.shape
+    assert (whole / CHECKPOINT).exists()
