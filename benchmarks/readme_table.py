@@ -80,8 +80,8 @@ def _row(pictures: str, result: dict[str, Any]) -> str:
         _number(mean["bpp"], 3),
         _number(mean["psnr"], 2),
         _number(mean["ms_ssim"], 4),
-        _number(mean["encode_s"], 2),
-        _number(mean["decode_s"], 2),
+        _number(mean["encode_s"], 3),
+        _number(mean["decode_s"], 3),
     ]
     return "| " + " | ".join(cells) + " |\n"
 

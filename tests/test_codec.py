@@ -59,16 +59,19 @@ def test_the_reconstruction_is_the_models_hard_forward_pass(codec):
     np.testing.assert_array_equal(codec.decode(codec.encode(image)), expected)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_file_decodes_alike_with_any_number_of_threads(codec, threads):
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_another_number_of_threads_changes_no_symbol_and_no_pixel_by_more_than_a_level(
+    codec, threads
+):
     image = photo(90, 130)
     encoded = codec.encode_verbose(image)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        np.testing.assert_array_equal(codec.decode(encoded.data), encoded.reconstruction)
+        decoded = codec.decode(encoded.data)  # a DesyncError if a symbol changed
     finally:
         torch.set_num_threads(before)
+    assert np.abs(decoded.astype(int) - encoded.reconstruction).max() <= 1
 
 
 def test_encoding_is_a_pure_function(codec):

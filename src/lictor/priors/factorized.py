@@ -52,7 +52,7 @@ class FactorizedPrior(AbstractPrior):
         ends = self._logits(torch.cat([values - 0.5, values + 0.5], dim=-1))
         lower, upper = ends[..., :length], ends[..., length:]
         # Work in the tail where the two sigmoids are small, so that they subtract exactly.
-        sign = -torch.sign(lower + upper).detach()
+        sign = torch.where(lower + upper > 0, -1.0, 1.0).to(lower.dtype)
         return (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
 
     def center(self, params: tuple[Tensor, ...]) -> Tensor | None:
@@ -92,7 +92,7 @@ class FactorizedPrior(AbstractPrior):
         """
         first, last = self._quantiles(TAIL_MASS / 2), self._quantiles(1 - TAIL_MASS / 2)
         radius = int(max(-first.min(), last.max()))
-        if radius >= _MAX_RADIUS:
+        if radius >= _MAX_RADIUS - 1:  # the bisection ran into its ends
             raise LictorError(
                 f"the factorized prior reaches beyond +-{_MAX_RADIUS}: the model has not been "
                 "trained, or its training diverged"

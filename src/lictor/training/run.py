@@ -22,7 +22,7 @@ from lictor.files import write_file
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import build_model
 from lictor.optim.factory import build_optimizer
-from lictor.surrogates import SURROGATES
+from lictor.surrogates import build_surrogate
 from lictor.training.checkpoint import (
     RunState,
     checkpoint_config,
@@ -130,10 +130,7 @@ def _mean_report(reports: Sequence[StepReport], skipped: int) -> dict[str, Any]:
 
 def _prepare(config: RunConfig, out: Path, *, resume: bool) -> tuple[AbstractCodecModel, RunState]:
     """Build or restore model and state; nothing is written yet."""
-    if config.surrogate.name not in SURROGATES:
-        raise ConfigError(
-            f"unknown surrogate {config.surrogate.name!r}: choose one of {', '.join(SURROGATES)}"
-        )
+    build_surrogate(config.surrogate.name)  # fails now rather than after the data is read
     if config.optim.schedule not in SCHEDULES:
         raise ConfigError(
             f"unknown schedule {config.optim.schedule!r}: choose one of {', '.join(SCHEDULES)}"
