@@ -183,7 +183,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(args.rounds):
         for name, run in sides.items():
-            seconds[name] += run(args.steps)
+            seconds[name] += (took := run(args.steps))
+            print(name, *(f"{s:.3f}" for s in took), file=sys.stderr, flush=True)
     if peer:
         peer.close()
     reference = min(seconds["compressai float32"]) if peer else None

@@ -1,4 +1,4 @@
-"""The frozen codec: files round-trip, foreign and damaged ones are refused, codec files are whole."""
+"""The frozen codec: files round-trip; foreign and damaged ones are refused."""
 
 import dataclasses
 import json

@@ -22,9 +22,14 @@ def test_a_written_file_has_its_bytes_and_ordinary_permissions(tmp_path):
 def test_a_failure_while_writing_keeps_the_old_file_and_leaves_nothing(tmp_path):
     target = tmp_path / "a.bin"
     write_file(target, b"old")
-    with pytest.raises(ZeroDivisionError), atomic_file(target) as file:
-        file.write(b"half")
-        raise ZeroDivisionError
+
+    def fail_half_way() -> None:
+        with atomic_file(target) as file:
+            file.write(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
 

@@ -8,7 +8,7 @@ import copy
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -35,7 +35,7 @@ from lictor.errors import (
 )
 from lictor.files import write_file
 from lictor.models.base import AbstractCodecModel
-from lictor.models.zoo import build_model
+from lictor.models.zoo import MODELS, build_model
 from lictor.ops import crop, pad_to_multiple
 
 CODEC_FORMAT = "lictor-codec-1"
@@ -175,8 +175,8 @@ class Codec:
         file = Container.from_bytes(data, max_pixels=max_pixels)
         if file.fingerprint != self.fingerprint:
             raise ModelMismatchError(
-                f"made by the codec {file.fingerprint.hex()}, "
-                f"but this codec is {self.fingerprint.hex()}; pass the .lcodec file it was made with"
+                f"made by the codec {file.fingerprint.hex()}, but this codec is "
+                f"{self.fingerprint.hex()}; pass the .lcodec file it was made with"
             )
         coder = DecodeCoder(file.payload, self._tables)
         x_hat = self._run(coder, None, file.height, file.width)
@@ -195,7 +195,7 @@ class Codec:
             x = x.contiguous(memory_format=torch.channels_last)
         return crop(self._model.code(coder, x, shape), height, width)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the codec to one safetensors file; raises `DataError` if it cannot."""
         metadata = {
             "format": CODEC_FORMAT,
@@ -207,8 +207,16 @@ class Codec:
         write_file(Path(path), safetensors.torch.save(self._tensors(), metadata))
 
     @classmethod
-    def load(cls, path: Path) -> "Codec":
-        """Read a codec file; raises `CheckpointError` if it is missing, damaged or foreign."""
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        models: Mapping[str, Callable[..., AbstractCodecModel]] = MODELS,
+    ) -> "Codec":
+        """Read a codec file; `models` is the table that knows its model, by name.
+
+        Raises `CheckpointError` if the file is missing, damaged, or of a model not in the table.
+        """
         path = Path(path)
         try:
             with safetensors.safe_open(path, framework="pt") as file:
@@ -224,7 +232,7 @@ class Codec:
                 f"expected {CODEC_FORMAT!r}); make one with: lictor freeze RUN -o {path.name}"
             )
         try:
-            codec = cls._from_tensors(tensors, metadata)
+            codec = cls._from_tensors(tensors, metadata, models)
         except LictorError as error:
             raise CheckpointError(f"{path}: {error}") from error
         except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
@@ -242,9 +250,14 @@ class Codec:
             return cls.load(path)
 
     @classmethod
-    def _from_tensors(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> "Codec":
+    def _from_tensors(
+        cls,
+        tensors: Mapping[str, Tensor],
+        metadata: Mapping[str, str],
+        models: Mapping[str, Callable[..., AbstractCodecModel]],
+    ) -> "Codec":
         config = json.loads(metadata["config"])
-        model = build_model(config["model"], config["hyperparameters"])
+        model = build_model(config["model"], config["hyperparameters"], models)
         weights = {
             key.removeprefix(_WEIGHTS): tensor.float()
             for key, tensor in tensors.items()

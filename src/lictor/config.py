@@ -199,11 +199,12 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
     return tree
 
 
-def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
+def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> RunConfig:
     """Read a TOML recipe, then apply overrides such as `"train.steps=1000"`.
 
     Raises `ConfigError` when the file cannot be read or anything in it is not valid.
     """
+    path = Path(path)
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

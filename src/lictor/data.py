@@ -35,12 +35,13 @@ MAX_IMAGE_PIXELS = 178_956_970
 _log = logging.getLogger(__name__)
 
 
-def load_image(path: Path) -> UInt8[np.ndarray, "h w c"]:
+def load_image(path: Path | str) -> UInt8[np.ndarray, "h w c"]:
     """Read a picture as 8-bit grey (`c = 1`) or RGB (`c = 3`), upright.
 
     The orientation tag is applied, palettes and CMYK become RGB, an opaque alpha channel is
     dropped. Raises `DataError` for anything that is not an 8-bit picture, and for transparency.
     """
+    path = Path(path)
     if path.is_dir():
         raise DataError(f"{path}: is a folder, not a picture")
     try:
@@ -93,8 +94,9 @@ def tensor_to_image(
     return pixels.permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path | str) -> list[Path]:
     """Return all pictures of a folder tree, sorted; raises `DataError` if there are none."""
+    folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of pictures")
     paths = sorted(

@@ -280,9 +280,8 @@ def freeze(
     dtype = torch.float16 if half else torch.float32
     codec = Codec.freeze(model, weight_dtype=dtype, notes=notes)
     codec.save(out)
-    _say(
-        f"{run} -> {out}  {codec.name}  step {step}  {out.stat().st_size} bytes  {codec.fingerprint.hex()}"
-    )
+    size = out.stat().st_size
+    _say(f"{run} -> {out}  {codec.name}  step {step}  {size} bytes  {codec.fingerprint.hex()}")
     return 0
 
 
@@ -300,13 +299,17 @@ def evaluate(
         codec: Codec file; the one that ships with lictor if not given.
         json: Write all rows and the mean to this file.
     """
+    import numpy as np
+
     from lictor.cli.progress import over, stderr, table
     from lictor.data import list_images, load_image
-    from lictor.evaluation.rd import evaluate_image, mean_result, results_to_json
+    from lictor.evaluation.rd import check_estimate, evaluate_image, mean_result, results_to_json
     from lictor.files import write_file
 
     paths = list_images(folder)
     loaded = _load_codec(codec)
+    # The first use compiles the coder; that is not the first picture's time.
+    loaded.decode(loaded.encode(np.zeros((64, 64, 3), np.uint8)))
     results, failed = [], 0
     for path in over(paths, "evaluating"):
         try:
@@ -326,6 +329,12 @@ def evaluate(
     if json is not None:
         write_file(json, (_to_json(results_to_json(loaded, results)) + "\n").encode())
         stderr.print(f"results in {json}")
+    for result in results:
+        try:
+            check_estimate(result)
+        except LictorError as error:
+            failed += 1
+            _complain(error)
     if failed:
         _complain(f"{failed} of {len(paths)} pictures failed")
     return 1 if failed else 0

@@ -53,22 +53,3 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Refine `x`; the shape stays."""
         return x + self.body(x)
-
-
-class DepthwiseBlock(nn.Module):
-    """A depthwise-separable residual block: 1x1 expand, 3x3 per channel, 1x1 project."""
-
-    def __init__(self, channels: int, *, expansion: int = 2):
-        super().__init__()
-        hidden = channels * expansion
-        self.body = nn.Sequential(
-            conv1x1(channels, hidden),
-            nn.LeakyReLU(0.1),
-            nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden),
-            nn.LeakyReLU(0.1),
-            conv1x1(hidden, channels),
-        )
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Refine `x`; the shape stays."""
-        return x + self.body(x)

@@ -15,12 +15,19 @@ MODELS: dict[str, Callable[..., AbstractCodecModel]] = {
 }
 
 
-def build_model(name: str, hyperparameters: Mapping[str, int]) -> AbstractCodecModel:
-    """Build a model of `MODELS`; raises `ConfigError` on an unknown name or hyperparameter."""
-    if name not in MODELS:
-        raise ConfigError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}")
+def build_model(
+    name: str,
+    hyperparameters: Mapping[str, int],
+    models: Mapping[str, Callable[..., AbstractCodecModel]] = MODELS,
+) -> AbstractCodecModel:
+    """Build a model of a table by its name.
+
+    Raises `ConfigError` on an unknown name or a hyperparameter that the model does not take.
+    """
+    if name not in models:
+        raise ConfigError(f"unknown model {name!r}: choose one of {', '.join(models)}")
     try:
-        return MODELS[name](**hyperparameters)
+        return models[name](**hyperparameters)
     except (TypeError, RuntimeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(
             f"model {name!r} cannot be built from {dict(hyperparameters)}: {error}"

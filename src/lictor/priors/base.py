@@ -9,8 +9,8 @@ from lictor.coding.tables import CdfTables
 
 # Mass left outside a table: one count in 2^16 is the least that the escape symbol gets anyway.
 TAIL_MASS = 2.0**-16
-# A likelihood never counts as less than this: what lies outside a table is coded as the escape symbol
-# (16 bits) and a byte, so no surprise costs more than 24 bits. It also keeps gradients finite.
+# A likelihood never counts as less than this: what lies outside a table is coded as the escape
+# symbol (16 bits) and a byte, so a surprise costs about 24 bits. It also keeps gradients finite.
 MIN_LIKELIHOOD = 2.0**-24
 
 

@@ -1,5 +1,7 @@
 """A learned, non-parametric density per channel, shared by all positions."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -30,7 +32,7 @@ class FactorizedPrior(AbstractPrior):
         self.matrices = nn.ParameterList()
         self.biases = nn.ParameterList()
         self.factors = nn.ParameterList()
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out in pairwise(sizes):
             init = float(np.log(np.expm1(1 / scale / fan_out)))
             self.matrices.append(nn.Parameter(torch.full((channels, fan_out, fan_in), init)))
             self.biases.append(nn.Parameter(torch.rand(channels, fan_out, 1) - 0.5))

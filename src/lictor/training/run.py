@@ -30,6 +30,7 @@ from lictor.training.checkpoint import (
     restore,
     save_checkpoint,
 )
+from lictor.training.hooks import TrainHook
 from lictor.training.loop import StepReport, train
 from lictor.training.loss import rate_distortion
 from lictor.training.schedule import SCHEDULES
@@ -128,7 +129,13 @@ def _mean_report(reports: Sequence[StepReport], skipped: int) -> dict[str, Any]:
     }
 
 
-def _prepare(config: RunConfig, out: Path, *, resume: bool) -> tuple[AbstractCodecModel, RunState]:
+def _prepare(
+    config: RunConfig,
+    out: Path,
+    make_hooks: Callable[[AbstractCodecModel], Sequence[TrainHook]],
+    *,
+    resume: bool,
+) -> tuple[AbstractCodecModel, RunState, Sequence[TrainHook]]:
     """Build or restore model and state; nothing is written yet."""
     build_surrogate(config.surrogate.name)  # fails now rather than after the data is read
     if config.optim.schedule not in SCHEDULES:
@@ -145,11 +152,12 @@ def _prepare(config: RunConfig, out: Path, *, resume: bool) -> tuple[AbstractCod
         build_optimizer(config.optim.name, model, lr=config.optim.lr, beta2=config.optim.beta2),
         torch.Generator().manual_seed(config.train.seed),
     )
+    hooks = make_hooks(model)
     if resume:
         content = read_checkpoint(checkpoint)
         _check_same_run(checkpoint_config(content, checkpoint), config, checkpoint)
-        restore(content, checkpoint, model, state)
-    return model, state
+        restore(content, checkpoint, model, state, hooks)
+    return model, state, hooks
 
 
 def _open_run_folder(config: RunConfig, out: Path, step: int) -> IO[str]:
@@ -168,10 +176,11 @@ def _open_run_folder(config: RunConfig, out: Path, step: int) -> IO[str]:
 
 def run(
     config: RunConfig,
-    data: Path,
-    out: Path,
+    data: Path | str,
+    out: Path | str,
     *,
     resume: bool = False,
+    make_hooks: Callable[[AbstractCodecModel], Sequence[TrainHook]] = lambda _: (),
     should_stop: Callable[[], bool] = lambda: False,
     on_decode: Callable[[int, int], None] = lambda *_: None,
 ) -> Iterator[StepReport | Evaluation]:
@@ -181,9 +190,10 @@ def run(
     ends after the current step with a checkpoint to resume from. Raises `ConfigError`, `DataError`
     or `CheckpointError` before the first step if something does not fit.
     """
-    model, state = _prepare(config, out, resume=resume)
+    out = Path(out)
+    model, state, hooks = _prepare(config, out, make_hooks, resume=resume)
     folder = open_image_folder(
-        data, cache_bytes=config.data.cache_mib * 2**20, on_progress=on_decode
+        Path(data), cache_bytes=config.data.cache_mib * 2**20, on_progress=on_decode
     )
     training, held_out = folder.split(config.data.held_out)
     settings, reports = config.train, []
@@ -196,7 +206,7 @@ def run(
 
     log = _open_run_folder(config, out, state.step)
     with log:
-        for report in train(config, model, state, training):
+        for report in train(config, model, state, training, hooks=hooks):
             reports.append(report)
             yield report
             last = state.step >= settings.steps
@@ -208,16 +218,17 @@ def run(
             if last or state.step % settings.eval_every == 0:
                 yield evaluate()
             if stop or state.step % settings.checkpoint_every == 0:
-                save_checkpoint(out / CHECKPOINT, config, model, state)
+                save_checkpoint(out / CHECKPOINT, config, model, state, hooks)
             if stop:
                 return
 
 
-def load_run(out: Path) -> tuple[AbstractCodecModel, RunConfig, int]:
+def load_run(out: Path | str) -> tuple[AbstractCodecModel, RunConfig, int]:
     """Return the model, configuration and step of a run's latest checkpoint.
 
     Raises `CheckpointError` when there is none or it is damaged.
     """
+    out = Path(out)
     if not out.is_dir():
         raise CheckpointError(f"{out}: no such run folder")
     path = out / CHECKPOINT
