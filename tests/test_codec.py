@@ -1,5 +1,6 @@
 """The frozen codec: files round-trip; foreign and damaged ones are refused."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -233,3 +234,40 @@ def test_the_shipped_codec_predicts_its_files_within_one_percent():
     assert len(encoded.data) > HEADER_BYTES + 1000  # so that 1 % means something
     assert encoded.estimated_bytes == pytest.approx(len(encoded.data), rel=0.01, abs=16)
     np.testing.assert_array_equal(codec.decode(encoded.data), encoded.reconstruction)
+
+
+@pytest.mark.parametrize("state", ["autocast", "float64", "meta"])
+def test_the_callers_torch_state_changes_nothing(codec, tmp_path, state):
+    image = photo(60, 70)
+    data = codec.encode(image)
+    expected = codec.decode(data)
+    codec.save(tmp_path / "a.lcodec")
+    contexts = {
+        "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+        "float64": contextlib.nullcontext,
+        "meta": lambda: torch.device("meta"),
+    }
+    if state == "float64":
+        torch.set_default_dtype(torch.float64)
+    try:
+        with contexts[state]():
+            assert codec.encode(image) == data
+            np.testing.assert_array_equal(codec.decode(data), expected)
+            assert Codec.load(tmp_path / "a.lcodec").fingerprint == codec.fingerprint
+        assert torch.get_default_dtype() == (torch.float64 if state == "float64" else torch.float32)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("data", [None, "text", 3, [1, 2]])
+def test_what_is_no_bytes_is_refused(codec, data):
+    from lictor.codec import _check_bytes
+
+    with pytest.raises(DataError, match="must be bytes"):
+        _check_bytes(data)
+
+
+def test_any_kind_of_bytes_decodes(codec):
+    data = codec.encode(photo(20, 20))
+    for kind in (bytearray, memoryview):
+        np.testing.assert_array_equal(codec.decode(kind(data)), codec.decode(data))

@@ -8,7 +8,8 @@ import copy
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -74,6 +75,26 @@ class Encoded:
     estimated_bytes: float
 
 
+@contextmanager
+def _own_torch_state() -> Iterator[None]:
+    """Shield the codec from the caller's autocast, default dtype and device, and translate errors.
+
+    Under a caller's autocast the same file would decode to another picture.
+    """
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.autocast("cpu", enabled=False), torch.device("cpu"):
+            yield
+    except (MemoryError, RuntimeError) as error:
+        # torch reports that memory ran out as a RuntimeError from its allocator.
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise DataError("the picture needs more memory than there is; split it") from error
+        raise
+    finally:
+        torch.set_default_dtype(dtype)
+
+
 class Codec:
     """A frozen model with its integer tables; made by `freeze`, `load` or `default`."""
 
@@ -107,6 +128,16 @@ class Codec:
         """
         if weight_dtype not in (torch.float32, torch.float16):
             raise ConfigError(f"weights are kept as float32 or float16, not {weight_dtype}")
+        with _own_torch_state():
+            return cls._freeze(model, weight_dtype, notes)
+
+    @classmethod
+    def _freeze(
+        cls,
+        model: AbstractCodecModel,
+        weight_dtype: torch.dtype,
+        notes: Mapping[str, Any] | None,
+    ) -> "Codec":
         frozen = copy.deepcopy(model).cpu()
         with torch.no_grad():
             for name, tensor in frozen.state_dict().items():
@@ -147,7 +178,7 @@ class Codec:
     def encode_verbose(self, image: UInt8[np.ndarray, "h w c"]) -> Encoded:
         """Compress a picture and tell what decoding will give and what the size should be."""
         data, x_hat, symbol_crc = self._encode(image)
-        with torch.inference_mode():
+        with torch.inference_mode(), _own_torch_state():
             bits = float(self._model(image_to_tensor(image)).total_bits)
         payload = bits / 8
         estimated = payload + expected_overhead_bytes(choose_lanes(int(payload))) + HEADER_BYTES
@@ -158,28 +189,33 @@ class Codec:
     def _encode(self, image: UInt8[np.ndarray, "h w c"]) -> tuple[bytes, Tensor, int]:
         _check_image(image)
         height, width, channels = image.shape
-        x = pad_to_multiple(image_to_tensor(image), self._model.stride)
         coder = EncodeCoder(self._tables)
-        x_hat = self._run(coder, x, height, width)
+        with _own_torch_state():
+            x = pad_to_multiple(image_to_tensor(image), self._model.stride)
+            x_hat = self._run(coder, x, height, width)
         payload, symbol_crc = coder.finish()
         file = Container(self.fingerprint, width, height, channels, payload, symbol_crc)
         return file.to_bytes(), x_hat, symbol_crc
 
     @torch.inference_mode()
-    def decode(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w c"]:
+    def decode(
+        self, data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
+    ) -> UInt8[np.ndarray, "h w c"]:
         """Restore the picture from the bytes of a `.lic` file.
 
         Raises a `BitstreamError`: `ModelMismatchError` for another codec's file, `DesyncError` when
         this machine computes other probabilities than the encoder's did, else what is damaged.
         """
-        file = Container.from_bytes(data, max_pixels=max_pixels)
+        _check_bytes(data)
+        file = Container.from_bytes(bytes(data), max_pixels=max_pixels)
         if file.fingerprint != self.fingerprint:
             raise ModelMismatchError(
                 f"made by the codec {file.fingerprint.hex()}, but this codec is "
                 f"{self.fingerprint.hex()}; pass the .lcodec file it was made with"
             )
         coder = DecodeCoder(file.payload, self._tables)
-        x_hat = self._run(coder, None, file.height, file.width)
+        with _own_torch_state():
+            x_hat = self._run(coder, None, file.height, file.width)
         if coder.finish() != file.symbol_crc:
             raise DesyncError(
                 "the decoded symbols differ from the encoder's: this machine computes other "
@@ -232,7 +268,8 @@ class Codec:
                 f"expected {CODEC_FORMAT!r}); make one with: lictor freeze RUN -o {path.name}"
             )
         try:
-            codec = cls._from_tensors(tensors, metadata, models)
+            with _own_torch_state():
+                codec = cls._from_tensors(tensors, metadata, models)
         except LictorError as error:
             raise CheckpointError(f"{path}: {error}") from error
         except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
@@ -282,6 +319,11 @@ class Codec:
         for name, tables in self._tables.items():
             tensors |= _pack_tables(tables, name)
         return tensors
+
+
+def _check_bytes(data: object) -> None:
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise DataError(f"data must be bytes, not {type(data).__name__}; read the file first")
 
 
 def _check_image(image: object) -> None:

@@ -116,12 +116,15 @@ _RULES = {
     "optim.warmup": (lambda v: 0 <= v < 1, "from 0 to below 1"),
     "optim.final": (lambda v: 0 <= v <= 1, "from 0 to 1"),
     "optim.max_grad_norm": (lambda v: v > 0, "positive"),
-    "data.crop_size": (lambda v: v >= 64 and v % 64 == 0, "a positive multiple of 64"),
+    "data.crop_size": (
+        lambda v: 64 <= v <= 4096 and v % 64 == 0,
+        "a multiple of 64, up to 4096",
+    ),
     "data.min_scale": (lambda v: 0.1 <= v <= 1, "from 0.1 to 1"),
     "data.held_out": (lambda v: v >= 1, "at least 1"),
     "data.cache_mib": (lambda v: v >= 0, "at least 0"),
     "train.steps": (lambda v: v >= 1, "at least 1"),
-    "train.batch_size": (lambda v: v >= 1, "at least 1"),
+    "train.batch_size": (lambda v: 1 <= v <= 4096, "from 1 to 4096"),
     "train.seed": (lambda v: 0 <= v < 2**63, "from 0 to 2^63 - 1"),
     "train.precision": (lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     "train.log_every": (lambda v: v >= 1, "at least 1"),
@@ -206,7 +209,7 @@ def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> RunConfig:
     """
     path = Path(path)
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read the recipe: {error}") from error
     except tomllib.TOMLDecodeError as error:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
 import time
 import warnings
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from lictor.errors import DataError
@@ -45,12 +46,15 @@ def load_image(path: Path | str) -> UInt8[np.ndarray, "h w c"]:
     if path.is_dir():
         raise DataError(f"{path}: is a folder, not a picture")
     try:
+        if path.exists() and not path.is_file():  # a pipe would block for ever
+            raise DataError(f"{path}: is not a regular file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
-                # Pillow cuts 16-bit colour down to 8 bits and says so only here.
-                if any("16" in str(tile.args) for tile in opened.tile):
-                    raise DataError(f"{path}: 16-bit samples; convert it to 8 bits first")
+                if _is_deep(opened):
+                    raise DataError(
+                        f"{path}: more than 8 bits a sample; convert it to 8 bits first"
+                    )
                 image = ImageOps.exif_transpose(opened)
                 image.load()
     except DataError:
@@ -63,6 +67,18 @@ def load_image(path: Path | str) -> UInt8[np.ndarray, "h w c"]:
         reason = "empty file" if path.exists() and path.stat().st_size == 0 else str(error)
         raise DataError(f"{path}: not a readable picture ({reason})") from error
     return _to_array(image, path)
+
+
+def _is_deep(image: ImageFile.ImageFile) -> bool:
+    """Tell whether Pillow is about to cut samples down to 8 bits, which only its decoder knows."""
+    for tile in image.tile:
+        args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        if args and isinstance(args[0], str) and ";16" in args[0]:
+            return True
+        # Portable pixmaps: (raw mode, greatest value).
+        if tile.codec_name in ("ppm", "ppm_plain") and len(args) > 1 and args[1] != 255:
+            return image.mode != "1"
+    return False
 
 
 def _to_array(image: Image.Image, path: Path) -> UInt8[np.ndarray, "h w c"]:
@@ -111,7 +127,7 @@ def list_images(folder: Path | str) -> list[Path]:
 
 def cache_folder() -> Path:
     """Return where decoded pictures are kept: $LICTOR_CACHE, or lictor in the user's cache."""
-    if "LICTOR_CACHE" in os.environ:
+    if os.environ.get("LICTOR_CACHE"):
         return Path(os.environ["LICTOR_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lictor"
 
@@ -161,9 +177,20 @@ def open_image_folder(
     if not with_pixels:
         _log.info("%s: decoded pictures exceed the cache budget; decoding on demand", folder)
     target = cache_folder() / f"{'images' if with_pixels else 'names'}-{key}"
-    if not (target / "index.json").exists():
+    if not _is_whole(target, with_pixels=with_pixels):
+        shutil.rmtree(target, ignore_errors=True)
         _write_cache(target, folder, paths, on_progress, with_pixels=with_pixels)
     return _open_cache(target, folder, with_pixels=with_pixels)
+
+
+def _is_whole(target: Path, *, with_pixels: bool) -> bool:
+    """Tell whether a cache is there and has the size that its index says."""
+    try:
+        index = json.loads((target / "index.json").read_text(encoding="utf-8"))
+        expected = sum(height * width * 3 for _, height, width, _ in index["images"])
+        return not with_pixels or (target / "pixels.bin").stat().st_size == expected
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _decoded_bytes(paths: Sequence[Path]) -> int:

@@ -15,8 +15,11 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path`; sync it and rename it over `path` at the end.
 
     Whatever goes wrong on the way, an existing file stays as it was and nothing half-written is
-    left. Raises `DataError` when the disk is full or the place cannot be written.
+    left. Raises `DataError` when the disk is full, the place cannot be written, or is no file.
     """
+    path = path.resolve()  # a link stays a link, its target is replaced
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is not a regular file; choose another output")
     temporary: Path | None = None
     try:
         with tempfile.NamedTemporaryFile(

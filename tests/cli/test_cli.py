@@ -284,7 +284,45 @@ def test_wrong_recipes_and_folders_are_named_before_anything_is_written(lictor, 
     assert names(tmp_path) == ["empty", "tiny.toml"]
 
 
+def test_paths_that_are_none_do_not_stop_the_others(lictor, picture, tmp_path):
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    inputs = ("x" * 300 + ".png", tmp_path / "loop.png", ".", picture)
+    code, out, errors = lictor("compress", *inputs, "-o", tmp_path / "o", codec=True)
+    assert code == 1
+    assert "1 of 4 files done, 3 failed" in out
+    assert len(errors) == 3
+    assert names(tmp_path / "o") == ["photo.lic"]
+
+
+def test_a_run_that_died_before_its_first_checkpoint_can_be_started_again(
+    lictor, tmp_path, picture_folder
+):
+    recipe, run = tmp_path / "tiny.toml", tmp_path / "run"
+    recipe.write_text(TINY)
+    lictor("train", recipe, "--data", picture_folder, "--out", run)
+    (run / "checkpoint.pt").unlink()
+    command = ("train", recipe, "--data", picture_folder, "--out", run)
+    fails_with_one_line(lictor(*command, "--resume"), "without --resume")
+    assert lictor(*command)[0] == 0
+    steps = [json.loads(line)["step"] for line in (run / METRICS).read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+@pytest.mark.parametrize(
+    "change", ["data.crop_size=64000", "train.batch_size=100000000", "model.n=0", "model.n=-3"]
+)
+def test_sizes_that_cannot_be_are_refused(lictor, tmp_path, picture_folder, change):
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(TINY)
+    command = ("train", recipe, "--data", picture_folder, "--out", tmp_path / "run")
+    key, _, value = change.rpartition(".")[2].partition("=")
+    fails_with_one_line(lictor(*command, "--set", change), key, value)
+    assert not (tmp_path / "run").exists()
+
+
 def test_wrong_usage_is_exit_code_2(lictor):
+    assert lictor("compress")[0] == 2
+    assert lictor("decompress")[0] == 2
     assert lictor("compress", "--no-such-flag")[0] == 2
     assert lictor("no-such-command")[0] == 2
 

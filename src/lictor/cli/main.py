@@ -24,9 +24,9 @@ LIC, LCODEC = ".lic", ".lcodec"
 _LOSSLESS = {
     ".png": {},
     ".ppm": {},
-    ".pgm": {},
     ".bmp": {},
     ".tif": {},
+    ".tiff": {},
     ".webp": {"lossless": True},
 }
 
@@ -39,6 +39,11 @@ def _complain(error: object) -> None:
     print(f"lictor: error: {error}", file=sys.stderr, flush=True)
 
 
+def _usage(text: str) -> int:
+    _complain(f"{text}; see --help")
+    return 2
+
+
 def _load_codec(path: Path | None) -> Any:
     from lictor.codec import Codec
 
@@ -47,17 +52,34 @@ def _load_codec(path: Path | None) -> Any:
 
 def _targets(inputs: Sequence[Path], out: Path | None, suffix: str) -> dict[Path, Path]:
     """Decide where the result of each input goes: beside it, in folder `out`, or in file `out`."""
-    if not inputs:
-        raise ConfigError("no input files given")
     if out is None:
-        return {path: path.with_suffix(suffix) for path in inputs}
+        return {path: path.parent / (path.stem + suffix) for path in inputs}
     if out.is_dir() or len(inputs) > 1:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DataError(f"{out}: cannot make the output folder ({error.strerror})") from error
+            raise DataError(
+                f"{out}: several inputs need a folder as output, and this cannot be made one "
+                f"({error.strerror})"
+            ) from error
         return {path: out / (path.stem + suffix) for path in inputs}
     return {inputs[0]: out}
+
+
+def _check_paths(source: Path, target: Path, written: set[Path], *, force: bool) -> None:
+    try:
+        source.stat()
+        exists, same = target.exists(), target.resolve() == source.resolve()
+    except FileNotFoundError as error:
+        raise DataError(f"{source}: no such file") from error
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, a loop of links
+        raise DataError(f"{source}: not a usable path ({error})") from error
+    if same:
+        raise DataError(f"{source}: input and output are the same file")
+    if target in written:
+        raise DataError(f"{source}: would overwrite {target}, made from another input")
+    if exists and not force:
+        raise DataError(f"{target}: exists already; add --force to overwrite it")
 
 
 def _convert_all(
@@ -69,17 +91,13 @@ def _convert_all(
     failed, written = 0, set[Path]()
     for source, target in over(list(targets.items()), verb):
         try:
-            if target in written:
-                raise DataError(f"{source}: would overwrite {target}, made from another input")
-            if target.exists() and not force:
-                raise DataError(f"{target}: exists already; add --force to overwrite it")
-            if target.resolve() == source.resolve():
-                raise DataError(f"{source}: input and output are the same file")
+            _check_paths(source, target, written, force=force)
             _say(convert(source, target))
             written.add(target)
-        except (LictorError, MemoryError) as error:
+        except LictorError as error:
             failed += 1
-            _complain(error if isinstance(error, LictorError) else f"{source}: out of memory")
+            named = str(source) in str(error) or str(target) in str(error)
+            _complain(error if named else f"{source}: {error}")
     if len(targets) > 1:
         _say(
             f"{len(targets) - failed} of {len(targets)} files done"
@@ -103,6 +121,8 @@ def compress(
     from lictor.files import write_file
     from lictor.metrics import bpp
 
+    if not inputs:
+        return _usage("compress needs at least one picture")
     targets = _targets(inputs, out, LIC)
     loaded = _load_codec(codec)
 
@@ -121,6 +141,8 @@ def read_bitstream(path: Path) -> bytes:
     """Read a file's bytes; raises `DataError` if it cannot be read."""
     if path.is_dir():
         raise DataError(f"{path}: is a folder, not a {LIC} file")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is not a regular file")
     try:
         return path.read_bytes()
     except OSError as error:
@@ -142,6 +164,8 @@ def decompress(
 
     from lictor.files import atomic_file
 
+    if not inputs:
+        return _usage(f"decompress needs at least one {LIC} file")
     targets = _targets(inputs, out, ".png")
     for target in targets.values():
         if target.suffix.lower() not in _LOSSLESS:
@@ -381,6 +405,8 @@ def main(args: Sequence[str] | None = None) -> None:
     app = tyro.extras.SubcommandApp()
     for name, command in COMMANDS.items():
         app.command(name=name)(command)
+    if sys.stdout is None:  # closed by the caller: >&-
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - lives as long as the process
     try:
         code = app.cli(
             args=args,
@@ -398,5 +424,11 @@ def main(args: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         # The reader went away (`lictor info ... | head`): not an error worth a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:  # what a command writes to files is checked where it is written
+        _complain(f"cannot write to the terminal or pipe ({error.strerror})")
+        code = 1
+    except MemoryError:
+        _complain("out of memory; make data.crop_size, train.batch_size or the picture smaller")
         code = 1
     sys.exit(code)

@@ -26,6 +26,9 @@ def build_model(
     """
     if name not in models:
         raise ConfigError(f"unknown model {name!r}: choose one of {', '.join(models)}")
+    for key, value in hyperparameters.items():
+        if not 1 <= value <= 4096:
+            raise ConfigError(f"model {name!r}: {key} = {value} must be from 1 to 4096")
     try:
         return models[name](**hyperparameters)
     except (TypeError, RuntimeError, ValueError, ZeroDivisionError) as error:

@@ -61,7 +61,7 @@ def save_checkpoint(
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint's content; raises `CheckpointError` if it is missing or damaged."""
     if not path.exists():
-        raise CheckpointError(f"{path}: no such checkpoint; has the run saved one yet?")
+        raise CheckpointError(f"{path}: no such checkpoint; start the run without --resume")
     try:
         with ZipFile(path) as file:  # torch does not look at the checksums that it writes
             damaged = file.testzip()

@@ -104,7 +104,7 @@ def _trim_metrics(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
@@ -143,7 +143,7 @@ def _prepare(
             f"unknown schedule {config.optim.schedule!r}: choose one of {', '.join(SCHEDULES)}"
         )
     checkpoint = out / CHECKPOINT
-    if not resume and (checkpoint.exists() or (out / METRICS).exists()):
+    if not resume and checkpoint.exists():
         raise ConfigError(f"{out}: holds a run already; add --resume, or choose another folder")
     torch.manual_seed(config.train.seed)
     model = build_model(config.model.name, config.model.hyperparameters)
