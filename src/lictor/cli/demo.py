@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
@@ -43,6 +44,10 @@ class _Row:
     codec: str
     num_bytes: int
     image: UInt8[np.ndarray, "h w c"]
+
+
+# A picture (uint8, h w c; each of its own size) and what the codecs made of it.
+_Compared = tuple[NDArray[np.uint8], list[_Row]]
 
 
 def photographs() -> list[Path]:
@@ -94,7 +99,7 @@ def _busiest(image: UInt8[np.ndarray, "h w c"]) -> tuple[int, int]:
 
 
 def _side_by_side(
-    pictures: list[tuple[UInt8[np.ndarray, "h w c"], list[_Row]]],
+    pictures: list[_Compared],
 ) -> Image.Image:
     """Lay out one line a picture: the original's detail, then each codec's, with bytes and PSNR."""
     size, caption, gap = _DETAIL * _ZOOM, 40, 8
@@ -119,9 +124,7 @@ def _side_by_side(
     return sheet
 
 
-def _compress_and_compare(
-    codec: Codec, out: Path, console: Console
-) -> list[tuple[UInt8[np.ndarray, "h w c"], list[_Row]]]:
+def _compress_and_compare(codec: Codec, out: Path, console: Console) -> list[_Compared]:
     """Encode here, decode in another process, check the two against each other, and measure."""
     codec_file = out / "default.lcodec"
     codec.save(codec_file)
