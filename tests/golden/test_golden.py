@@ -1,0 +1,29 @@
+"""Files written by earlier releases decode for ever; add files here, never replace any.
+
+Each codec has random weights: what it decodes is no photograph, but depends on every symbol. The synthesis is float32, so a
+pixel may differ by one grey level between machines; the symbols, checked by the file, may not.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lictor.codec import Codec
+from lictor.data import load_image
+
+FOLDER = Path(__file__).parent
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.lic")), ids=lambda path: path.stem)
+def test_a_golden_file_decodes_to_its_picture(file):
+    codec = Codec.load(FOLDER / f"{file.stem.rpartition('-')[0]}.lcodec")
+    decoded = codec.decode(file.read_bytes())
+    expected = load_image(file.with_suffix(".png"))
+    assert decoded.shape == expected.shape
+    assert np.abs(decoded.astype(int) - expected).max() <= 1
+    assert expected.std() > 1  # a blank picture would prove nothing
+
+
+def test_the_golden_files_are_there():
+    assert len(list(FOLDER.glob("*.lic"))) >= 4
