@@ -1,7 +1,8 @@
 """Files written by earlier releases decode for ever; add files here, never replace any.
 
-Each codec has random weights: what it decodes is no photograph, but depends on every symbol. The synthesis is float32, so a
-pixel may differ by one grey level between machines; the symbols, checked by the file, may not.
+Each codec has random weights: what it decodes is no photograph, but depends on every symbol. The
+synthesis is float32, so a pixel may differ by one grey level between machines; the symbols, checked
+by the file, may not.
 """
 
 from pathlib import Path
