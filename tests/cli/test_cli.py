@@ -5,6 +5,7 @@ and no output left behind.
 """
 
 import errno
+import io
 import json
 import os
 import signal
@@ -357,6 +358,19 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code):
         f"{code}\nimport sys\nassert not {{'torch', 'numba', 'rich.progress'}} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_table_never_cuts_a_number(width):
+    from rich.console import Console
+
+    from lictor.cli.progress import table
+
+    numbers = {f"c{i}": f"{1234.5678 * 10**i:.2f}" for i in range(4)}
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table([{"image": "a-very-long-name-of-a-picture-" * 3, **numbers}]))
+    text = console.export_text()
+    assert all(number in text for number in numbers.values())
 
 
 def test_all_exported_names_exist():

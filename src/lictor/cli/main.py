@@ -368,11 +368,11 @@ def _figures(row: dict[str, Any]) -> dict[str, str]:
     return {
         "bytes": f"{row['bytes']:.0f}",
         "bpp": f"{row['bpp']:.4f}",
-        "estimated": f"{row['estimated_bpp']:.4f}",
+        "est. bpp": f"{row['estimated_bpp']:.4f}",
         "PSNR": f"{row['psnr']:.2f}",
         "MS-SSIM": f"{row['ms_ssim']:.4f}",
-        "encode s": f"{row['encode_s']:.2f}",
-        "decode s": f"{row['decode_s']:.2f}",
+        "enc s": f"{row['encode_s']:.2f}",
+        "dec s": f"{row['decode_s']:.2f}",
     }
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
+from rich import box
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import (
@@ -142,13 +143,19 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def table(rows: Iterable[Mapping[str, str]], *, title: str = "") -> Table:
-    """Lay out rows of equal keys; the first column is text, the others are numbers."""
-    result = Table(title=title, title_justify="left", title_style="bold")
-    for number, row in enumerate(rows):
-        if number == 0:
-            for position, key in enumerate(row):
-                result.add_column(key, justify="left" if position == 0 else "right", no_wrap=True)
+def table(rows: Sequence[Mapping[str, str]], *, title: str = "") -> Table:
+    """Lay out rows of equal keys; the first column is text, the others are numbers.
+
+    In a narrow terminal the text gives way: a number that is cut off would be another number.
+    """
+    result = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for position, key in enumerate(rows[0] if rows else ()):
+        widest = max(len(key), *(len(row[key]) for row in rows))
+        if position == 0:
+            result.add_column(key, overflow="fold")
+        else:
+            result.add_column(key, justify="right", no_wrap=True, min_width=widest)
+    for row in rows:
         result.add_row(*row.values())
     return result
 
