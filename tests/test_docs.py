@@ -62,7 +62,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 @pytest.fixture
-def workplace(tmp_path, monkeypatch) -> Path:
+def folder_of_page(tmp_path, monkeypatch) -> Path:
     """A folder with what the pages presume: a picture, some photographs, the recipes."""
     monkeypatch.chdir(tmp_path)
     spec = find_spec("skimage")
@@ -113,7 +113,7 @@ def run_console(block: Block, capsys) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_blocks_run_in_order(page, workplace, capsys):
+def test_blocks_run_in_order(page, folder_of_page, capsys):
     namespace = {"__name__": "__main__"}
     for block in blocks(page):
         if block.language == "python":

@@ -144,6 +144,8 @@ class Codec:
                 tensor.copy_(tensor.to(weight_dtype))
                 if not bool(torch.isfinite(tensor).all()):
                     raise LictorError(f"{name} is not finite in {weight_dtype}; cannot freeze")
+        # The layout that `load` gives: a saved codec decodes to the same bits as this one.
+        frozen.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         frozen.freeze()
         tables = {name: prior.tables() for name, prior in frozen.priors().items()}
         return cls(frozen, tables, weight_dtype=weight_dtype, notes=notes)

@@ -207,8 +207,8 @@ def run_demo(out: Path, *, train_s: float, force: bool) -> int:
         raise DataError(f"{out}: exists already; add --force, or choose another folder with --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for old in (out / "run").glob("*"):
-            old.unlink()
+        for old in ("checkpoint.pt", "metrics.jsonl", "config.json"):
+            (out / "run" / old).unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{out}: cannot make the folder ({error.strerror})") from error
     log_to_terminal()

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
@@ -81,7 +80,7 @@ class AbstractCodecModel(nn.Module, ABC):
         coder = RateCoder(surrogate, generator)
         padded = pad_to_multiple(x, self.stride).contiguous(memory_format=torch.channels_last)
         x_hat = self.code(coder, padded, self.padded_shape(x.shape[0], height, width))
-        return Output(crop(x_hat, height, width), MappingProxyType(coder.bits))
+        return Output(crop(x_hat, height, width), dict(coder.bits))
 
     def freeze(self) -> None:
         """Stop learning and switch every entropy network to its reproducible evaluation."""

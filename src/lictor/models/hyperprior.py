@@ -46,7 +46,8 @@ class FactorizedModel(AbstractCodecModel):
     """Transform coding with one learned density per latent channel.
 
     ```
-    x --> g_a: 4 x [conv 5x5 /2, GDN] --> y --> code("y") --> y_hat --> g_s: 4 x [deconv, IGDN]
+    x --> g_a: conv 5x5 /2, 3 x [GDN, conv] --> y --> code("y") --> y_hat
+    y_hat --> g_s: deconv 5x5 x2, 3 x [IGDN, deconv] --> x_hat
     ```
 
     Source: Balle et al., ICLR 2017 (arXiv:1611.01704) in the form that Balle et al., ICLR 2018

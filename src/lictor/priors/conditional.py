@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lictor.coding.tables import CdfTables, build_tables
 from lictor.ops import lower_bound
@@ -38,7 +39,10 @@ class _GaussianBits(torch.autograd.Function):
         return mass.log2().neg_()
 
     @staticmethod
-    def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
+    @once_differentiable  # a second derivative is refused rather than wrong
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx, *grad_outputs: Tensor
+    ) -> tuple[Tensor, Tensor]:
         residual, inverse, upper, lower, mass = ctx.saved_tensors
         (grad,) = grad_outputs
         density_upper = upper.square().mul_(-0.5).exp_().mul_(_DENSITY_PEAK)

@@ -151,5 +151,6 @@ def train(
             )
         now = time.perf_counter()
         step_s, wait_s = now - started, batches.waited_s - waited
-        started, waited = now, batches.waited_s
         yield dataclasses.replace(report, step_s=step_s, wait_s=wait_s)
+        # What the caller did meanwhile (evaluate, save) is not the step's time.
+        started, waited = time.perf_counter(), batches.waited_s
