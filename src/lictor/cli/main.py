@@ -180,10 +180,15 @@ def decompress(
             raise type(error)(f"{source}: {error}") from error
         height, width, channels = image.shape
         suffix = target.suffix.lower()
-        with atomic_file(target) as file:
-            Image.fromarray(image[:, :, 0] if channels == 1 else image).save(
-                file, format=Image.registered_extensions()[suffix], **_LOSSLESS[suffix]
-            )
+        try:
+            with atomic_file(target) as file:
+                Image.fromarray(image[:, :, 0] if channels == 1 else image).save(
+                    file, format=Image.registered_extensions()[suffix], **_LOSSLESS[suffix]
+                )
+        except ValueError as error:  # a format's own limits
+            if isinstance(error, LictorError):
+                raise
+            raise DataError(f"{target}: {suffix} cannot hold it ({error}); use .png") from error
         return f"{source} -> {target}  {width}x{height}"
 
     return _convert_all(targets, convert, force=force, verb="decompressing")

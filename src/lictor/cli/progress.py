@@ -20,13 +20,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from lictor.training.loop import StepReport
 from lictor.training.run import Evaluation
 
 T = TypeVar("T")
 
-stderr = Console(stderr=True)
+stderr = Console(stderr=True, markup=False)
 
 
 def log_to_terminal() -> None:
@@ -156,7 +157,7 @@ def table(rows: Sequence[Mapping[str, str]], *, title: str = "") -> Table:
         else:
             result.add_column(key, justify="right", no_wrap=True, min_width=widest)
     for row in rows:
-        result.add_row(*row.values())
+        result.add_row(*map(Text, row.values()))  # a name may look like markup
     return result
 
 

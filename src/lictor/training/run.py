@@ -174,6 +174,16 @@ def _open_run_folder(config: RunConfig, out: Path, step: int) -> IO[str]:
         raise DataError(f"{out / METRICS}: cannot write ({error.strerror})") from error
 
 
+def _append(log: IO[str], row: dict[str, Any]) -> None:
+    try:
+        log.write(json.dumps(row) + "\n")
+        log.flush()
+    except OSError as error:
+        raise DataError(
+            f"{log.name}: cannot write ({error.strerror}); free some space, then --resume"
+        ) from error
+
+
 def run(
     config: RunConfig,
     data: Path | str,
@@ -200,8 +210,7 @@ def run(
 
     def evaluate() -> Evaluation:
         result = evaluate_held_out(model, held_out, lmbda=config.loss.lmbda, step=state.step)
-        log.write(json.dumps({"kind": "evaluation", **dataclasses.asdict(result)}) + "\n")
-        log.flush()
+        _append(log, {"kind": "evaluation", **dataclasses.asdict(result)})
         return result
 
     log = _open_run_folder(config, out, state.step)
@@ -212,8 +221,7 @@ def run(
             last = state.step >= settings.steps
             stop = last or should_stop()
             if stop or state.step % settings.log_every == 0:
-                log.write(json.dumps(_mean_report(reports, state.skipped)) + "\n")
-                log.flush()
+                _append(log, _mean_report(reports, state.skipped))
                 reports = []
             if last or state.step % settings.eval_every == 0:
                 yield evaluate()
