@@ -59,7 +59,7 @@ def _is_channels_last(p: Tensor) -> bool:
 def _plan(p: Tensor, group: dict[str, Any]) -> Plan:
     return make_plan(
         tuple(p.shape),
-        policy=group["policy"],
+        shapes=group["shapes"],
         max_factor=group["max_factor"],
         channels_last=_is_channels_last(p),
     )
@@ -189,7 +189,7 @@ def _check_settings(group: dict[str, Any]) -> None:
     for key, (valid, allowed) in checks.items():
         if not valid:
             raise ConfigError(f"SOAP: {key} = {group[key]!r} must be {allowed}")
-    make_plan((), policy=group["policy"], max_factor=group["max_factor"])
+    make_plan((), shapes=group["shapes"], max_factor=group["max_factor"])
 
 
 def _check_saved(saved: dict[str, Any], p: Tensor, plan: Plan, name: str) -> None:
@@ -221,7 +221,7 @@ class SOAP(torch.optim.Optimizer):
         weight_decay: decoupled; weights shrink by `lr * weight_decay` at each step.
         factor_beta: memory of the factors; None means `betas[1]`.
         precondition_every: steps between refreshes of the bases.
-        policy: which axes get a factor: `split`, `spatial` or `matrix` (see `make_plan`).
+        shapes: which axes get a factor: `split`, `spatial` or `matrix` (see `make_plan`).
         max_factor: largest side of a factor; a longer axis is not rotated.
         stagger: refresh each tensor at another step, so that no step is slow (not in the paper).
 
@@ -247,7 +247,7 @@ class SOAP(torch.optim.Optimizer):
         *,
         factor_beta: float | None = None,
         precondition_every: int = 10,
-        policy: str = "split",
+        shapes: str = "split",
         max_factor: int = 2048,
         stagger: bool = False,
     ):
@@ -260,7 +260,7 @@ class SOAP(torch.optim.Optimizer):
             "weight_decay": weight_decay,
             "factor_beta": factor_beta,
             "precondition_every": precondition_every,
-            "policy": policy,
+            "shapes": shapes,
             "max_factor": max_factor,
             "stagger": stagger,
         }

@@ -89,7 +89,7 @@ POLICIES: dict[str, Callable[[Sequence[int], int], list[list[int]]]] = {
 
 @functools.cache
 def make_plan(
-    shape: tuple[int, ...], *, policy: str, max_factor: int, channels_last: bool = False
+    shape: tuple[int, ...], *, shapes: str, max_factor: int, channels_last: bool = False
 ) -> Plan:
     """Decide which axes of a parameter get a factor.
 
@@ -99,10 +99,10 @@ def make_plan(
     of 1, nor a parameter that is a vector then. `channels_last` says that dimension 1 is the
     innermost in memory. Raises `ConfigError` on an unknown policy.
     """
-    if policy not in POLICIES:
-        raise ConfigError(f"unknown shape policy {policy!r}: choose one of {', '.join(POLICIES)}")
+    if shapes not in POLICIES:
+        raise ConfigError(f"unknown shape policy {shapes!r}: choose one of {', '.join(POLICIES)}")
     order = tuple(range(len(shape)))
-    groups = [[d for d in g if shape[d] > 1] for g in POLICIES[policy](shape, max_factor)]
+    groups = [[d for d in g if shape[d] > 1] for g in POLICIES[shapes](shape, max_factor)]
     groups = [g for g in groups if g]
     if channels_last and not any(1 in g and len(g) > 1 for g in groups):
         order = (0, *order[2:], 1)  # a joint axis with dimension 1 keeps the other order
