@@ -1,8 +1,8 @@
-"""A rate-distortion curve and its file: points, the pictures' rows behind them, and whence they are.
+"""A rate-distortion curve and its file: points, rows of pictures behind them, where they are from.
 
-The file is CompressAI's (`name`, `description`, `results` with one list a column) and more: the rows
-of every picture, both ways of averaging PSNR, the codec's configuration, versions and hashes. A file
-of CompressAI's own, without these, loads too.
+The file is CompressAI's (`name`, `description`, `results` with one list a column) and more: the
+rows of every picture, both ways of averaging PSNR, the codec's configuration, versions and hashes.
+A file of CompressAI's own, without these, loads too.
 """
 
 import json
@@ -101,9 +101,9 @@ class Curve:
     `columns` has one number a point for each name: `bpp`, metrics of `METRICS`, `psnr-of-mean-mse`,
     `encoding_time` and `decoding_time` in seconds; NaN where a number does not exist. `settings`
     names the points. `rows` are the pictures behind the points, none for a published curve.
-    `aggregation` is a key of `AGGREGATIONS`, or empty when the source does not say; it is then taken
-    for the usual mean of PSNRs. `counts_header` says whether the rate is of whole files, None if
-    nobody knows.
+    `aggregation` is a key of `AGGREGATIONS`, or empty when the source does not say; it is then
+    taken for the usual mean of PSNRs. `counts_header` says whether the rate is of whole files, None
+    if nobody knows.
     """
 
     name: str
