@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lictor.errors import DataError
+from lictor.metrics import ms_ssim_db, psnr_of_mse
 
 CURVE_FORMAT = "lictor-curve-1"
 MEAN_PSNR, MEAN_MSE = "mean-psnr", "mean-mse"
@@ -82,16 +83,6 @@ class ImageResult:
         if metric == "ms-ssim-db":
             return ms_ssim_db(self.ms_ssim)
         return float(getattr(self, metric.replace("-", "_")))
-
-
-def ms_ssim_db(ms_ssim: float) -> float:
-    """Return MS-SSIM on a logarithmic scale, -10 log10(1 - MS-SSIM), infinite at 1."""
-    return math.inf if ms_ssim >= 1 else -10 * math.log10(1 - ms_ssim)
-
-
-def psnr_of(mse: float) -> float:
-    """Return the PSNR in dB of a squared error in squared grey levels."""
-    return math.inf if mse <= 0 else 10 * math.log10(255**2 / mse)
 
 
 @dataclass(frozen=True)
@@ -162,7 +153,7 @@ class Curve:
 
 
 def _psnr_of_mean(rows: Sequence[ImageResult], column: str) -> float:
-    return psnr_of(float(np.mean([getattr(row, column) for row in rows])))
+    return psnr_of_mse(float(np.mean([getattr(row, column) for row in rows])))
 
 
 def curve_from_rows(name: str, rows: Sequence[ImageResult], **about: Any) -> Curve:
@@ -210,8 +201,13 @@ def curve_to_json(curve: Curve) -> dict[str, Any]:
         "codec": dict(curve.codec),
         "provenance": dict(curve.provenance),
         "errors": list(curve.errors),
-        "images": [{k: _plain(v) for k, v in asdict(row).items()} for row in curve.rows],
+        "images": [row_to_json(row) for row in curve.rows],
     }
+
+
+def row_to_json(row: ImageResult) -> dict[str, Any]:
+    """Return a row as plain values; not finite is None."""
+    return {key: _plain(value) for key, value in asdict(row).items()}
 
 
 def _plain(value: Any) -> Any:
@@ -265,7 +261,10 @@ def curve_from_json(content: object) -> Curve:
             raise DataError(f"results.{key} has {len(values)} values, but results.bpp {count}")
     if not np.isfinite(columns["bpp"]).all() or (columns["bpp"] <= 0).any():
         raise DataError("results.bpp must be positive numbers")
-    rows = tuple(_row(row, i) for i, row in enumerate(_list(content.get("images", []), "images")))
+    rows = tuple(
+        row_from_json(row, f"images[{number}]")
+        for number, row in enumerate(_list(content.get("images", []), "images"))
+    )
     columns = _restore_infinite(columns, rows, settings)
     order = np.argsort(columns["bpp"], kind="stable")
     aggregation = _text(content, "aggregation")
@@ -332,20 +331,23 @@ def _numbers(values: object, what: str) -> Float[np.ndarray, " points"]:
     return np.array([_number(v, what) for v in _list(values, what)], np.float64)
 
 
-def _row(content: object, number: int) -> ImageResult:
-    """Read one picture's row; what this release does not know is left out."""
-    row = _mapping(content, f"images[{number}]")
+def row_from_json(content: object, what: str) -> ImageResult:
+    """Return the row that `row_to_json` wrote; raises `DataError`, naming `what`, if it is none.
+
+    Fields that this release does not know are left out.
+    """
+    row = _mapping(content, what)
     values: dict[str, Any] = {}
     for column in fields(ImageResult):
         if column.name not in row:
             if column.default is not math.nan:
-                raise DataError(f"images[{number}].{column.name} is missing")
+                raise DataError(f"{what}.{column.name} is missing")
             continue
         value = row[column.name]
         if column.type is float:
-            value = _number(value, f"images[{number}].{column.name}")
+            value = _number(value, f"{what}.{column.name}")
         elif not isinstance(value, get_args(column.type) or (column.type,)):  # pyright: ignore[reportArgumentType]
-            raise DataError(f"images[{number}].{column.name} must not be {value!r}")
+            raise DataError(f"{what}.{column.name} must not be {value!r}")
         values[column.name] = value
     for psnr_name, mse_name in (("psnr", "mse"), ("psnr_y", "mse_y")):
         if values[mse_name] == 0:
