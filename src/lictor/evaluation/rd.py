@@ -32,7 +32,7 @@ def evaluate_image(
     *,
     setting: str = "",
     lpips: Lpips | None = None,
-) -> tuple[ImageResult, UInt8[np.ndarray, "h w c"]]:
+) -> tuple[ImageResult, UInt8[np.ndarray, "h w d"]]:
     """Encode, decode and measure one picture under the given name; return it decoded as well.
 
     Raises `LictorError` when the codec gives a picture of another size.

@@ -28,6 +28,7 @@ from torch import nn
 from lictor.codec import Codec, ImageCodec
 from lictor.coding.stopwatch import Clock, time_coding
 from lictor.errors import ConfigError, DataError, LictorError
+from lictor.evaluation.provenance import cpu_name
 
 OTHER_PART = "other"  # multiplications outside of a model's submodules
 _COUNTED_SIDE = 512  # pixels; the smallest multiple of the stride from here on is counted
@@ -144,17 +145,6 @@ def measure_speed(
         cpu=cpu_name(),
         torch_version=torch.__version__,
     )
-
-
-def cpu_name() -> str:
-    """Return what the processor calls itself, or its architecture if it does not."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name" and value.strip():
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 # ------------------------------------------------------------------------------------------ time

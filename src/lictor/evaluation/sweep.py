@@ -11,7 +11,8 @@ import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -215,6 +216,7 @@ class _Journal:
         try:
             if name not in self._files:
                 self._files[name] = _journal_path(self._out, name).open("a", encoding="utf-8")
+                self._files[name].write("\n")  # the last line may have been cut short
             self._files[name].write(json.dumps(line) + "\n")
             self._files[name].flush()
         except OSError as error:
@@ -276,35 +278,38 @@ def _still_valid(row: ImageResult, task: Task) -> bool:
 
 
 def _run(tasks: Sequence[Task], jobs: int) -> Iterator[Outcome]:
-    if jobs <= 1 or len(tasks) < 2:
+    if jobs <= 1:
         yield from map(_measure, tasks)
         return
-    lost = yield from _run_pool(tasks, jobs)
-    for task in lost:  # one of them killed a worker: alone, each only hurts itself
-        for again in (yield from _run_pool([task], 1)):
-            yield Outcome(again, None, "its process died; was there enough memory?")
+    while tasks:
+        suspects, tasks = yield from _run_pool(tasks, jobs, 2 * jobs)
+        while suspects:  # one of them killed a process: one at a time, it only hurts itself
+            culprits, suspects = yield from _run_pool(suspects, 1, 1)
+            for task in culprits:
+                yield Outcome(task, None, "its process died; was there enough memory?")
 
 
-def _run_pool(tasks: Sequence[Task], jobs: int) -> Iterator[Outcome]:
-    """Yield outcomes as they come; return the tasks that were lost because a process died."""
+def _run_pool(
+    tasks: Sequence[Task], jobs: int, most_pending: int
+) -> Generator[Outcome, None, tuple[list[Task], list[Task]]]:
+    """Yield outcomes as they come, until a process dies.
+
+    Returns the tasks that were in other processes' hands then, and those that nobody had begun.
+    """
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, context, _start_worker, (threads,))
-    waiting, running = list(reversed(tasks)), dict[Future[Outcome], Task]()
+    waiting, running = deque(tasks), dict[Future[Outcome], Task]()
     lost: list[Task] = []
     try:
-        while waiting or running:
+        while (waiting or running) and not lost:
             # A bounded queue: a million tasks need no memory before their turn.
-            while waiting and len(running) < 2 * jobs and not lost:
-                task = waiting.pop()
+            while waiting and len(running) < most_pending and not lost:
+                task = waiting.popleft()
                 try:
                     running[pool.submit(_measure, task)] = task
                 except BrokenProcessPool:
                     lost.append(task)
-            if lost:
-                lost += running.values()
-                lost += reversed(waiting)
-                return lost
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 task = running.pop(future)
@@ -312,7 +317,7 @@ def _run_pool(tasks: Sequence[Task], jobs: int) -> Iterator[Outcome]:
                     yield future.result()
                 except BrokenProcessPool:
                     lost.append(task)
-        return lost
+        return [*lost, *running.values()], list(waiting)
     finally:
         pool.shutdown(wait=not lost, cancel_futures=True)
 
