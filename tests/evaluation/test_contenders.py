@@ -33,9 +33,9 @@ def test_a_peer_comes_with_its_usual_qualities_or_those_asked_for(name):
     contender = parse_contender(name)
     assert contender.name == name
     assert len(contender.settings) == len(PEERS[name].qualities)
-    other = parse_contender(f"mine={name}:20,33.5")
+    other = parse_contender(f"mine={name}:20,22.5")
     assert other.name == "mine"
-    assert [setting.label for setting in other.settings] == ["q20", "q33.5"]
+    assert [setting.label for setting in other.settings] == ["q20", "q22.5"]
 
 
 def test_a_setting_makes_the_codec_that_its_configuration_says():
