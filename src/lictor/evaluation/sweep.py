@@ -176,8 +176,12 @@ def finish(
 
 def save_curve(curve: Curve, path: Path) -> None:
     """Write a results file; raises `DataError` if it cannot."""
-    text = json.dumps(curve_to_json(curve), indent=1, allow_nan=False)
-    write_file(path, (text + "\n").encode())
+    content = curve_to_json(curve)
+    rows = [json.dumps(row, allow_nan=False) for row in content.pop("images")]
+    text = json.dumps(content, indent=1, allow_nan=False)
+    # One line a row: what changed between two results is what `diff` shows.
+    text = f'{text[:-2]},\n "images": [\n  {(",\n  ").join(rows)}\n ]\n}}\n'
+    write_file(path, text.encode())
 
 
 def config_hash(setting: Setting) -> str:
