@@ -48,7 +48,12 @@ METRICS = {
     "lpips": Metric("lpips", "LPIPS", digits=4, higher_is_better=False),
 }
 # CompressAI writes the colour space behind the metric since 1.2.
-_ALIASES = {"psnr-rgb": "psnr", "ms-ssim-rgb": "ms-ssim", "ms-ssim-rgb-db": "ms-ssim-db"}
+_ALIASES = {
+    "psnr-rgb": "psnr",
+    "ms-ssim-rgb": "ms-ssim",
+    "ms-ssim-rgb-db": "ms-ssim-db",
+    "ms-ssim-db-rgb": "ms-ssim-db",
+}
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,9 @@ class Curve:
         column = METRICS[metric].squared_error
         if column is None or aggregation == (self.aggregation or MEAN_PSNR):
             return self.columns[metric]
+        if aggregation == MEAN_PSNR:
+            rows = [[row.quality(metric) for row in self.at(s)] for s in self.settings]
+            return np.array([np.mean(values) for values in rows])
         if metric == "psnr" and "psnr-of-mean-mse" in self.columns:
             return self.columns["psnr-of-mean-mse"]
         return np.array([_psnr_of_mean(self.at(s), column) for s in self.settings])
