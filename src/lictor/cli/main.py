@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional, arg
 
+from lictor.cli.bd import anchors, bd
 from lictor.cli.evaluate import evaluate
 from lictor.cli.messages import complain, say
 from lictor.errors import BitstreamError, ConfigError, DataError, LictorError
@@ -326,6 +327,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "decompress": decompress,
     "info": info,
     "evaluate": evaluate,
+    "bd": bd,
+    "anchors": anchors,
     "train": train,
     "freeze": freeze,
     "demo": demo,
