@@ -17,6 +17,7 @@ from tyro.conf import Positional, arg
 from lictor.cli.bd import anchors, bd
 from lictor.cli.evaluate import evaluate
 from lictor.cli.messages import complain, say
+from lictor.cli.report import report
 from lictor.errors import BitstreamError, ConfigError, DataError, LictorError
 
 Inputs = Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE...", help_behavior_hint="")]
@@ -329,6 +330,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "evaluate": evaluate,
     "bd": bd,
     "anchors": anchors,
+    "report": report,
     "train": train,
     "freeze": freeze,
     "demo": demo,
