@@ -156,6 +156,11 @@ class Codec:
         return f"lictor {self._model.name}"
 
     @property
+    def model(self) -> AbstractCodecModel:
+        """The frozen model inside, to look at: training it would make the fingerprint a lie."""
+        return self._model
+
+    @property
     def num_parameters(self) -> int:
         """Count of the model's weights."""
         return sum(p.numel() for p in self._model.parameters())

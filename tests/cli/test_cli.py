@@ -234,27 +234,6 @@ def test_info_tells_what_a_file_is(lictor, picture, codec_file):
     assert described["fingerprint"] in lictor("info", picture.with_suffix(".lic"))[1]
 
 
-def test_evaluate_writes_rows_and_means_and_goes_on_after_a_bad_picture(lictor, tmp_path):
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for i in range(2):
-        Image.fromarray(photo(40, 60, seed=i)).save(folder / f"{i}.png")
-    Codec.freeze(tiny_model("mbt2018-mean")).save(tmp_path / "mean.lcodec")
-    codec, results = ("--codec", tmp_path / "mean.lcodec"), tmp_path / "results.json"
-    code, out, _ = lictor("evaluate", folder, "--json", results, *codec)
-    assert code == 0
-    assert "mean" in out
-    rows = json.loads(results.read_text())["images"]
-    assert [row["image"] for row in rows] == ["0.png", "1.png"]
-    (folder / "1.png").write_bytes(b"broken")
-    code, out, errors = lictor("evaluate", folder, *codec)
-    assert code == 1
-    assert "0.png" in out
-    assert any("1.png" in line for line in errors)
-    (tmp_path / "empty").mkdir()
-    fails_with_one_line(lictor("evaluate", tmp_path / "empty", codec=True), "empty", "no pictures")
-
-
 def test_train_freeze_compress(lictor, tmp_path, picture_folder, picture):
     recipe, run = tmp_path / "tiny.toml", tmp_path / "run"
     recipe.write_text(TINY)

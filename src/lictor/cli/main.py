@@ -1,4 +1,4 @@
-"""The `lictor` command: train, freeze, compress, decompress, info, evaluate, demo.
+"""The `lictor` command: the table of its subcommands, and those that are about one codec.
 
 What a person can do wrong ends in one line on stderr and exit code 1 (2 for wrong usage). Heavy
 imports wait inside the commands, so that `lictor --help` is quick.
@@ -14,6 +14,10 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional, arg
 
+from lictor.cli.bd import anchors, bd
+from lictor.cli.evaluate import evaluate
+from lictor.cli.messages import complain, say
+from lictor.cli.report import report
 from lictor.errors import BitstreamError, ConfigError, DataError, LictorError
 
 Inputs = Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE...", help_behavior_hint="")]
@@ -31,16 +35,8 @@ _LOSSLESS = {
 }
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _complain(error: object) -> None:
-    print(f"lictor: error: {error}", file=sys.stderr, flush=True)
-
-
 def _usage(text: str) -> int:
-    _complain(f"{text}; see --help")
+    complain(f"{text}; see --help")
     return 2
 
 
@@ -92,14 +88,14 @@ def _convert_all(
     for source, target in over(list(targets.items()), verb):
         try:
             _check_paths(source, target, written, force=force)
-            _say(convert(source, target))
+            say(convert(source, target))
             written.add(target)
         except LictorError as error:
             failed += 1
             named = str(source) in str(error) or str(target) in str(error)
-            _complain(error if named else f"{source}: {error}")
+            complain(error if named else f"{source}: {error}")
     if len(targets) > 1:
-        _say(
+        say(
             f"{len(targets) - failed} of {len(targets)} files done"
             + (f", {failed} failed" if failed else "")
         )
@@ -230,12 +226,12 @@ def info(file: Positional[Path], /, *, json: bool = False) -> int:
     """
     description = _describe(file)
     if json:
-        _say(_to_json(description))
+        say(_to_json(description))
     else:
         width = max(map(len, description))
         for key, value in description.items():
             shown = f"{value:.4f}" if isinstance(value, float) else value
-            _say(f"{key:{width}}  {shown}")
+            say(f"{key:{width}}  {shown}")
     return 0
 
 
@@ -310,75 +306,8 @@ def freeze(
     codec = Codec.freeze(model, weight_dtype=dtype, notes=notes)
     codec.save(out)
     size = out.stat().st_size
-    _say(f"{run} -> {out}  {codec.name}  step {step}  {size} bytes  {codec.fingerprint.hex()}")
+    say(f"{run} -> {out}  {codec.name}  step {step}  {size} bytes  {codec.fingerprint.hex()}")
     return 0
-
-
-def evaluate(
-    folder: Positional[Path],
-    /,
-    *,
-    codec: CodecFile = None,
-    json: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None,
-) -> int:
-    """Measure a codec on a folder of pictures: real file sizes, decoded 8-bit pictures.
-
-    Args:
-        folder: Folder tree of pictures.
-        codec: Codec file; the one that ships with lictor if not given.
-        json: Write all rows and the mean to this file.
-    """
-    import numpy as np
-
-    from lictor.cli.progress import over, stderr, table
-    from lictor.data import list_images, load_image
-    from lictor.evaluation.rd import check_estimate, evaluate_image, mean_result, results_to_json
-    from lictor.files import write_file
-
-    paths = list_images(folder)
-    loaded = _load_codec(codec)
-    # The first use compiles the coder; that is not the first picture's time.
-    loaded.decode(loaded.encode(np.zeros((64, 64, 3), np.uint8)))
-    results, failed = [], 0
-    for path in over(paths, "evaluating"):
-        try:
-            name = str(path.relative_to(folder))
-            results.append(evaluate_image(loaded, load_image(path), name))
-        except LictorError as error:
-            failed += 1
-            _complain(error)
-    if not results:
-        raise DataError(f"{folder}: no picture could be evaluated")
-    rows = [{"image": r.image, **_figures(vars(r))} for r in results]
-    if len(rows) > 1:
-        rows.append({"image": "mean", **_figures(mean_result(results))})
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 120).print(table(rows, title=loaded.name))
-    if json is not None:
-        write_file(json, (_to_json(results_to_json(loaded, results)) + "\n").encode())
-        stderr.print(f"results in {json}")
-    for result in results:
-        try:
-            check_estimate(result)
-        except LictorError as error:
-            failed += 1
-            _complain(error)
-    if failed:
-        _complain(f"{failed} of {len(paths)} pictures failed")
-    return 1 if failed else 0
-
-
-def _figures(row: dict[str, Any]) -> dict[str, str]:
-    return {
-        "bytes": f"{row['bytes']:.0f}",
-        "bpp": f"{row['bpp']:.4f}",
-        "est. bpp": f"{row['estimated_bpp']:.4f}",
-        "PSNR": f"{row['psnr']:.2f}",
-        "MS-SSIM": f"{row['ms_ssim']:.4f}",
-        "enc s": f"{row['encode_s']:.2f}",
-        "dec s": f"{row['decode_s']:.2f}",
-    }
 
 
 def demo(*, out: Path = Path("lictor-demo"), train_s: float = 60.0, force: bool = False) -> int:
@@ -399,6 +328,9 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "decompress": decompress,
     "info": info,
     "evaluate": evaluate,
+    "bd": bd,
+    "anchors": anchors,
+    "report": report,
     "train": train,
     "freeze": freeze,
     "demo": demo,
@@ -421,19 +353,19 @@ def main(args: Sequence[str] | None = None) -> None:
         )
         sys.stdout.flush()
     except LictorError as error:
-        _complain(error)
+        complain(error)
         code = 1
     except KeyboardInterrupt:
-        _complain("interrupted")
+        complain("interrupted")
         code = 130
     except BrokenPipeError:
         # The reader went away (`lictor info ... | head`): not an error worth a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:  # what a command writes to files is checked where it is written
-        _complain(f"cannot write to the terminal or pipe ({error.strerror})")
+        complain(f"cannot write to the terminal or pipe ({error.strerror})")
         code = 1
     except MemoryError:
-        _complain("out of memory; make data.crop_size, train.batch_size or the picture smaller")
+        complain("out of memory; make data.crop_size, train.batch_size or the picture smaller")
         code = 1
     sys.exit(code)

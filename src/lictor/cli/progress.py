@@ -28,6 +28,7 @@ from lictor.training.run import Evaluation
 T = TypeVar("T")
 
 stderr = Console(stderr=True, markup=False)
+_REPORT_EVERY_S = 30.0
 
 
 def log_to_terminal() -> None:
@@ -63,6 +64,19 @@ def over(items: Sequence[T], description: str) -> Iterator[T]:
         for item in items:
             yield item
             bar.advance(task)
+
+
+def follow(items: Iterable[T], total: int, description: str) -> Iterator[T]:
+    """Iterate over what comes as it comes, with a progress bar and a line now and then without."""
+    with _bar() as bar:
+        task = bar.add_task(description, total=total)
+        reported = time.monotonic()
+        for number, item in enumerate(items, 1):
+            yield item
+            bar.advance(task)
+            if not stderr.is_terminal and time.monotonic() - reported > _REPORT_EVERY_S:
+                reported = time.monotonic()
+                stderr.print(f"{description}: {number} of {total}")
 
 
 class _Average:

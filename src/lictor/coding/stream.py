@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lictor.coding import rans
+from lictor.coding.stopwatch import timed
 from lictor.coding.tables import CdfTables
 from lictor.errors import ConfigError, CorruptError, DataError, TruncatedError
 
@@ -74,6 +75,7 @@ class SymbolEncoder:
         self._cost = 0  # of the words, in bits << COST_SHIFT
         self._finished = False
 
+    @timed
     def put(
         self, symbols: NDArray[np.integer], indexes: NDArray[np.integer], tables: CdfTables
     ) -> None:
@@ -111,6 +113,7 @@ class SymbolEncoder:
         self._cost += int(cost)
         self.symbol_crc = _crc32(symbols, self.symbol_crc)
 
+    @timed
     def finish(self) -> bytes:
         """Return the payload of all groups; call it once.
 
@@ -159,6 +162,7 @@ class SymbolDecoder:
 
     symbol_crc: int
 
+    @timed
     def __init__(self, payload: bytes) -> None:
         self.symbol_crc = 0
         lanes, at = _read_varint(payload, 0)
@@ -183,6 +187,7 @@ class SymbolDecoder:
         self._lane, self._word, self._escape = 0, 0, 0
         self._failed = False
 
+    @timed
     def get(self, indexes: NDArray[np.integer], tables: CdfTables) -> NDArray[np.int32]:
         """Return the next group of symbols, in the shape of `indexes`.
 
@@ -226,6 +231,7 @@ class SymbolDecoder:
             raise CorruptError("symbol stream: an escaped value is missing or impossible")
         self._failed = False
 
+    @timed
     def finish(self) -> None:
         """Check that the stream ends exactly here.
 

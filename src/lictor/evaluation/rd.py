@@ -1,65 +1,87 @@
-"""Rate and distortion of a codec on pictures, from real files."""
+"""Rate and distortion of a codec on one picture, from a real file."""
 
+import hashlib
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from jaxtyping import UInt8
 
 from lictor.codec import Codec, ImageCodec
 from lictor.errors import LictorError
-from lictor.metrics import bpp, ms_ssim, psnr
+from lictor.evaluation.curve import ImageResult
+from lictor.evaluation.perceptual import Lpips
+from lictor.metrics import bpp, luma, ms_ssim, mse, psnr_of_mse
 
 # How far the size that the model's rate predicts may be from the file's: a share, and a few bytes
 # that the coder rounds up to.
 ESTIMATE_TOLERANCE, ESTIMATE_SLACK_BYTES = 0.01, 32
 
 
-@dataclass(frozen=True)
-class ImageResult:
-    """One picture through one codec; rates count every byte of the file, distortions are of 8 bits.
+def image_hash(image: UInt8[np.ndarray, "h w c"]) -> str:
+    """Return a SHA-256 of a picture's shape and pixels, whatever file it came from."""
+    digest = hashlib.sha256(repr(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).tobytes())
+    return digest.hexdigest()
 
-    PSNR in dB, times in seconds; MS-SSIM is NaN for pictures under 161 pixels; the estimated rate
-    is NaN for codecs that do not estimate.
+
+def evaluate_image(
+    codec: ImageCodec,
+    image: UInt8[np.ndarray, "h w c"],
+    name: str,
+    *,
+    setting: str = "",
+    lpips: Lpips | None = None,
+) -> tuple[ImageResult, UInt8[np.ndarray, "h w d"]]:
+    """Encode, decode and measure one picture under the given name; return it decoded as well.
+
+    Raises `LictorError` when the codec gives a picture of another size.
     """
-
-    image: str
-    width: int
-    height: int
-    bytes: int
-    bpp: float
-    estimated_bpp: float
-    psnr: float
-    ms_ssim: float
-    encode_s: float
-    decode_s: float
-
-
-def evaluate_image(codec: ImageCodec, image: UInt8[np.ndarray, "h w c"], name: str) -> ImageResult:
-    """Encode, decode and measure one picture under the given name."""
     start = time.perf_counter()
     data = codec.encode(image)
     encoded = time.perf_counter()
     decoded = codec.decode(data)
     done = time.perf_counter()
     height, width = image.shape[:2]
+    if decoded.shape[:2] != (height, width):
+        raise LictorError(
+            f"{codec.name}: {name} of {width}x{height} came back as "
+            f"{decoded.shape[1]}x{decoded.shape[0]}"
+        )
     estimated = math.nan
     if isinstance(codec, Codec):
         estimated = codec.encode_verbose(image).estimated_bytes
-    return ImageResult(
-        name,
-        width,
-        height,
-        len(data),
-        bpp(len(data), height, width),
-        8 * estimated / (height * width),
-        psnr(image, decoded),
-        ms_ssim(image, decoded),
-        encoded - start,
-        done - encoded,
+    original, restored = _same_channels(image, decoded)
+    error, error_y = mse(original, restored), mse(luma(original), luma(restored))
+    result = ImageResult(
+        setting=setting,
+        image=name,
+        sha256=image_hash(image),
+        width=width,
+        height=height,
+        bytes=len(data),
+        bpp=bpp(len(data), height, width),
+        mse=error,
+        mse_y=error_y,
+        psnr=psnr_of_mse(error),
+        psnr_y=psnr_of_mse(error_y),
+        ms_ssim=ms_ssim(original, restored),
+        encode_s=encoded - start,
+        decode_s=done - encoded,
+        lpips=math.nan if lpips is None else lpips(original, restored),
+        estimated_bpp=8 * estimated / (height * width),
     )
+    return result, decoded
+
+
+def _same_channels(
+    a: UInt8[np.ndarray, "h w c"], b: UInt8[np.ndarray, "h w d"]
+) -> tuple[UInt8[np.ndarray, "h w e"], UInt8[np.ndarray, "h w e"]]:
+    """Bring grey and RGB together: some formats give a grey picture back as RGB."""
+    if a.shape == b.shape:
+        return a, b
+    shape = (*a.shape[:2], 3)
+    return np.broadcast_to(a, shape), np.broadcast_to(b, shape)
 
 
 def check_estimate(result: ImageResult) -> None:
@@ -74,34 +96,3 @@ def check_estimate(result: ImageResult) -> None:
             f"{result.image}: the model predicts {predicted:.0f} bytes but the file has "
             f"{result.bytes}, more than 1 % apart; is the model trained?"
         )
-
-
-def mean_result(results: Sequence[ImageResult]) -> dict[str, float]:
-    """Return the mean over pictures of every number of their rows (PSNR: mean of the dB values).
-
-    NaNs (a metric that a picture is too small for) are left out.
-    """
-    means = {}
-    for field in fields(ImageResult):
-        if field.name == "image":
-            continue
-        values = [v for r in results if not math.isnan(v := float(getattr(r, field.name)))]
-        means[field.name] = sum(values) / len(values) if values else math.nan
-    return means
-
-
-def results_to_json(codec: ImageCodec, results: Sequence[ImageResult]) -> dict[str, object]:
-    """Return rows and means as plain values, NaN as None, ready for `json.dumps`."""
-
-    def plain(row: dict[str, object]) -> dict[str, object]:
-        return {
-            k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
-        }
-
-    return {
-        "name": codec.name,
-        "codec": codec.describe() if isinstance(codec, Codec) else None,
-        "aggregation": "mean over images of each column; PSNR is the mean of dB values",
-        "mean": plain(dict(mean_result(results))),
-        "images": [plain(asdict(r)) for r in results],
-    }

@@ -1,0 +1,191 @@
+"""`lictor evaluate`: codecs on pictures, to a table and one results file a curve."""
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from lictor.cli.messages import complain
+from lictor.errors import ConfigError, LictorError
+
+if TYPE_CHECKING:
+    from lictor.evaluation.contenders import Contender
+    from lictor.evaluation.curve import Curve
+    from lictor.evaluation.sweep import Outcome, Picture
+
+Codecs = Annotated[tuple[str, ...], arg(name="codecs", metavar="CODEC...", help_behavior_hint="")]
+OutFolder = Annotated[Path | None, arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")]
+_SHOWN_ERRORS = 10
+
+
+def evaluate(
+    folder: Positional[Path],
+    /,
+    *,
+    codecs: Codecs = ("default",),
+    out: OutFolder = None,
+    jobs: int | None = None,
+    limit: int | None = None,
+    dataset: str | None = None,
+    keep: int = 0,
+    lpips: bool = False,
+    speed: bool = False,
+) -> int:
+    """Measure codecs on a folder of pictures: real file sizes, decoded 8-bit pictures, times.
+
+    A codec is `default` (the one that ships), a .lcodec file (several with commas between make one
+    curve), jpeg, jpeg-444, jpeg2000, webp, avif, jpegxl, or the .toml of a command codec; with
+    qualities if wanted (avif:30,50,70) and a name if wanted (mine=a.lcodec,b.lcodec).
+
+    Args:
+        folder: Folder tree of pictures.
+        codecs: Who takes part; the codec that ships if not given.
+        out: Folder for one results file a curve. An evaluation that was interrupted goes on where
+            it was; rows that are still valid are not measured again.
+        jobs: Pictures measured at a time; as many as there are cores if not given. Times are clean
+            only with 1, or with --speed.
+        limit: Take the first pictures only.
+        dataset: What the pictures are called in results; the folder's name if not given.
+        keep: Keep this many pictures decoded, in the output folder, for a report to show.
+        lpips: Measure LPIPS too (needs the extra lpips and its weights).
+        speed: Then measure time, memory and operations of each codec, one at a time.
+    """
+    from lictor.cli.progress import stderr
+    from lictor.evaluation.contenders import parse_contenders
+    from lictor.evaluation.provenance import provenance
+    from lictor.evaluation.sweep import finish, read_pictures, set_hash
+
+    if out is None and (keep or speed):
+        raise ConfigError("--keep and --speed need a place for what they make: add -o FOLDER")
+    for name, value, least in (("jobs", jobs, 1), ("limit", limit, 1), ("keep", keep, 0)):
+        if value is not None and value < least:
+            raise ConfigError(f"--{name} must be at least {least}, not {value}")
+    contenders = parse_contenders(codecs)
+    pictures, unreadable = read_pictures(folder, limit=limit)
+    for error in unreadable:
+        complain(error)
+    jobs = jobs or os.cpu_count() or 1
+    outcomes = _measure(contenders, pictures, out=out, jobs=jobs, lpips=lpips, keep=keep)
+    curves = finish(
+        contenders,
+        outcomes,
+        out=out,
+        dataset=dataset or folder.resolve().name.lower(),
+        provenance=provenance(jobs=jobs, images=len(pictures), images_sha256=set_hash(pictures)),
+    )
+    _print_tables(curves)
+    if out is not None and speed:
+        curves = _measure_speed(contenders, curves, pictures, out)
+    if out is not None and curves:
+        stderr.print(f"results in {', '.join(str(out / f'{c.name}.json') for c in curves)}")
+    return _report_failures(outcomes, curves, len(unreadable))
+
+
+def _measure(
+    contenders: "Sequence[Contender]", pictures: "Sequence[Picture]", **options: Any
+) -> "list[Outcome]":
+    from lictor.cli.progress import follow, stderr
+    from lictor.evaluation.sweep import evaluate as sweep
+
+    total = len(pictures) * sum(len(contender.settings) for contender in contenders)
+    outcomes = list(follow(sweep(contenders, pictures, **options), total, "evaluating"))
+    reused = sum(outcome.reused for outcome in outcomes)
+    if reused:
+        stderr.print(f"{reused} of {total} rows were measured before and are taken as they are")
+    return outcomes
+
+
+def _measure_speed(
+    contenders: "Sequence[Contender]",
+    curves: "Sequence[Curve]",
+    pictures: "Sequence[Picture]",
+    out: Path,
+) -> "list[Curve]":
+    """Add the costs of each setting to its curve's file, one codec at a time."""
+    from lictor.cli.progress import over
+    from lictor.evaluation.cost import with_speed
+    from lictor.evaluation.sweep import save_curve
+
+    by_name = {contender.name: contender for contender in contenders}
+    result = []
+    for curve in over(curves, "measuring speed"):
+        result.append(with_speed(curve, by_name[curve.name], pictures))
+        save_curve(result[-1], out / f"{curve.name}.json")
+    return result
+
+
+def _print_tables(curves: "Sequence[Curve]") -> None:
+    from rich.console import Console
+
+    from lictor.cli.progress import table
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    if len(curves) == 1 and len(curves[0].settings) == 1:
+        rows = [{"image": r.image, **_row_figures(vars(r))} for r in curves[0].rows]
+        console.print(table(rows, title=curves[0].description or curves[0].name))
+    if curves:
+        console.print(table([row for curve in curves for row in _point_figures(curve)]))
+
+
+def _number(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _row_figures(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "bytes": f"{row['bytes']:.0f}",
+        "bpp": _number(row["bpp"], 4),
+        "est. bpp": _number(row["estimated_bpp"], 4),
+        "PSNR": _number(row["psnr"], 2),
+        "MS-SSIM": _number(row["ms_ssim"], 4),
+        "enc s": _number(row["encode_s"], 3),
+        "dec s": _number(row["decode_s"], 3),
+    }
+
+
+def _point_figures(curve: "Curve") -> list[dict[str, str]]:
+    return [
+        {
+            "curve": curve.name,
+            "setting": setting,
+            "images": str(len(curve.at(setting))),
+            "bpp": _number(curve.columns["bpp"][i], 4),
+            "PSNR": _number(curve.columns["psnr"][i], 2),
+            "of mean MSE": _number(curve.columns["psnr-of-mean-mse"][i], 2),
+            "PSNR-Y": _number(curve.columns["psnr-y"][i], 2),
+            "MS-SSIM": _number(curve.columns["ms-ssim"][i], 4),
+            "enc s": _number(curve.columns["encoding_time"][i], 3),
+            "dec s": _number(curve.columns["decoding_time"][i], 3),
+        }
+        for i, setting in enumerate(curve.settings)
+    ]
+
+
+def _report_failures(
+    outcomes: "Sequence[Outcome]", curves: "Sequence[Curve]", unreadable: int
+) -> int:
+    """Say what failed, after the table; return the exit code."""
+    from lictor.evaluation.rd import check_estimate
+
+    errors = []
+    for outcome in outcomes:
+        if outcome.row is None:
+            label = f"{outcome.task.contender} {outcome.task.setting.label}"
+            errors.append(f"{label}: {outcome.error}")
+    for row in (row for curve in curves for row in curve.rows):
+        try:
+            check_estimate(row)
+        except LictorError as error:
+            errors.append(str(error))
+    for error in errors[:_SHOWN_ERRORS]:
+        complain(error)
+    if len(errors) > _SHOWN_ERRORS:
+        complain(f"and {len(errors) - _SHOWN_ERRORS} more like these")
+    failed = sum(outcome.row is None for outcome in outcomes)
+    if failed:
+        complain(f"{failed} of {len(outcomes)} measurements failed; settings with one are left out")
+    return 1 if errors or unreadable else 0

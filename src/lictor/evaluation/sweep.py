@@ -1,0 +1,389 @@
+"""Many codecs at many settings on a folder of pictures, picture by picture, beside each other.
+
+`evaluate` yields an outcome for every picture and setting; a row that was measured before and is
+still valid is not measured again. `finish` averages the rows into curves and writes their files.
+While it works, rows are kept in `NAME.partial.jsonl` beside the results file `NAME.json`.
+"""
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lictor.codec import ImageCodec
+from lictor.data import list_images, load_image
+from lictor.errors import DataError, LictorError
+from lictor.evaluation.contenders import Contender, Setting
+from lictor.evaluation.curve import (
+    Curve,
+    ImageResult,
+    curve_from_rows,
+    curve_to_json,
+    row_from_json,
+    row_to_json,
+)
+from lictor.evaluation.perceptual import Lpips
+from lictor.evaluation.pictures import original_path, picture_path
+from lictor.evaluation.rd import evaluate_image, image_hash
+from lictor.files import atomic_file, write_file
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A readable picture of the folder: its name in results, its file, the hash of its pixels."""
+
+    name: str
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One picture at one setting; decoded pictures go to `keep` if it is a folder."""
+
+    contender: str
+    setting: Setting
+    picture: Picture
+    lpips: bool = False
+    keep: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task: a row, or the reason why there is none."""
+
+    task: Task
+    row: ImageResult | None
+    error: str = ""
+    reused: bool = False
+
+
+def read_pictures(folder: Path, *, limit: int | None = None) -> tuple[list[Picture], list[str]]:
+    """Return the pictures of a folder tree and why the others cannot be read.
+
+    Raises `DataError` when there is none.
+    """
+    pictures, errors = [], []
+    for path in list_images(folder)[:limit]:
+        try:
+            name = path.relative_to(folder).as_posix()
+            pictures.append(Picture(name, path, image_hash(load_image(path))))
+        except DataError as error:
+            errors.append(str(error))
+    if not pictures:
+        raise DataError(f"{folder}: no picture can be read; first: {errors[0]}")
+    return pictures, errors
+
+
+def set_hash(pictures: Sequence[Picture]) -> str:
+    """Return a hash of a set of pictures, by names and pixels."""
+    lines = sorted(f"{picture.name} {picture.sha256}" for picture in pictures)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def evaluate(
+    contenders: Sequence[Contender],
+    pictures: Sequence[Picture],
+    *,
+    out: Path | None = None,
+    jobs: int = 1,
+    lpips: bool = False,
+    keep: int = 0,
+) -> Iterator[Outcome]:
+    """Measure every picture at every setting, in `jobs` processes (1: in this one).
+
+    With `out`, rows are kept in that folder as they come and an interrupted evaluation goes on
+    where it was; the first `keep` pictures are kept decoded. Whatever goes wrong with one codec or
+    picture is an outcome, not the end. Raises `DataError` when `out` cannot be written.
+    """
+    if lpips:
+        Lpips()  # missing weights are told now, not once a picture
+    reused, todo = [], []
+    for contender in contenders:
+        known = {} if out is None else _known_rows(out, contender)
+        for setting in contender.settings:
+            for number, picture in enumerate(pictures):
+                kept = out if number < keep else None
+                task = Task(contender.name, setting, picture, lpips, kept)
+                row = known.get((setting.label, picture.name))
+                if row is not None and _still_valid(row, task):
+                    reused.append(Outcome(task, row, reused=True))
+                else:
+                    todo.append(task)
+    yield from reused
+    if out is None:
+        yield from _run(todo, jobs)
+        return
+    with _Journal(out) as journal:
+        for outcome in _run(todo, jobs):
+            journal.add(outcome)
+            yield outcome
+
+
+def finish(
+    contenders: Sequence[Contender],
+    outcomes: Sequence[Outcome],
+    *,
+    out: Path | None = None,
+    dataset: str = "",
+    provenance: Mapping[str, Any] | None = None,
+) -> list[Curve]:
+    """Average outcomes into a curve for each codec, write their files, and return the curves.
+
+    A setting at which a picture failed is left out of its curve and named in the curve's errors; a
+    codec without any whole setting has no curve.
+    """
+    curves = []
+    for contender in contenders:
+        mine = [o for o in outcomes if o.task.contender == contender.name]
+        failed = {o.task.setting.label: o for o in reversed(mine) if o.row is None}
+        rows = [o.row for o in mine if o.row is not None and o.task.setting.label not in failed]
+        if not rows:
+            continue
+        settings = {s.label: dict(s.config) for s in contender.settings if s.label not in failed}
+        curve = curve_from_rows(
+            contender.name,
+            rows,
+            description=contender.description,
+            dataset=dataset,
+            codec={"settings": settings},
+            provenance=dict(provenance or {}),
+            errors=tuple(f"{label} left out: {o.error}" for label, o in failed.items()),
+        )
+        curves.append(curve)
+        if out is not None:
+            save_curve(curve, out / f"{contender.name}.json")
+            if not failed:
+                _journal_path(out, contender.name).unlink(missing_ok=True)
+    return curves
+
+
+def save_curve(curve: Curve, path: Path) -> None:
+    """Write a results file; raises `DataError` if it cannot."""
+    content = curve_to_json(curve)
+    rows = ",\n  ".join(json.dumps(row, allow_nan=False) for row in content.pop("images"))
+    head = json.dumps(content, indent=1, allow_nan=False).removesuffix("\n}")
+    # One line a row: what changed between two results is what `diff` shows.
+    text = f'{head},\n "images": [\n  {rows}\n ]\n}}\n'
+    write_file(path, text.encode())
+
+
+def config_hash(setting: Setting) -> str:
+    """Return a hash of what a setting is."""
+    text = json.dumps(dict(setting.config), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _journal_path(out: Path, contender: str) -> Path:
+    return out / f"{contender}.partial.jsonl"
+
+
+class _Journal:
+    """Appends rows to each codec's partial file as they come."""
+
+    def __init__(self, out: Path):
+        self._out = out
+        self._files: dict[str, IO[str]] = {}
+
+    def __enter__(self) -> "_Journal":
+        try:
+            self._out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{self._out}: cannot make the folder ({error.strerror})") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def add(self, outcome: Outcome) -> None:
+        if outcome.row is None:
+            return
+        name = outcome.task.contender
+        line = {"config": config_hash(outcome.task.setting), "row": row_to_json(outcome.row)}
+        try:
+            if name not in self._files:
+                self._files[name] = _journal_path(self._out, name).open("a", encoding="utf-8")
+                self._files[name].write("\n")  # the last line may have been cut short
+            self._files[name].write(json.dumps(line) + "\n")
+            self._files[name].flush()
+        except OSError as error:
+            raise DataError(
+                f"{_journal_path(self._out, name)}: cannot write ({error.strerror})"
+            ) from error
+
+
+def _known_rows(out: Path, contender: Contender) -> dict[tuple[str, str], ImageResult]:
+    """Return rows measured earlier at settings that are still the same, by setting and picture."""
+    wanted = {setting.label: config_hash(setting) for setting in contender.settings}
+    rows: dict[tuple[str, str], ImageResult] = {}
+    for config, content in (*_final_rows(out, contender), *_partial_rows(out, contender)):
+        try:
+            row = row_from_json(content, "row")
+        except DataError:
+            continue  # of another release, or damaged: measure again
+        if wanted.get(row.setting) == config:
+            rows[row.setting, row.image] = row
+    return rows
+
+
+def _final_rows(out: Path, contender: Contender) -> Iterator[tuple[str, Any]]:
+    try:
+        content = json.loads((out / f"{contender.name}.json").read_text(encoding="utf-8"))
+        settings = content["codec"]["settings"]
+        configs = {k: config_hash(Setting(k, _no_codec, v)) for k, v in settings.items()}
+        yield from [(configs[row["setting"]], row) for row in content["images"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+
+
+def _no_codec() -> ImageCodec:
+    raise AssertionError("a stored setting is compared, not made")
+
+
+def _partial_rows(out: Path, contender: Contender) -> Iterator[tuple[str, Any]]:
+    try:
+        text = _journal_path(out, contender.name).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for line in text.splitlines():
+        try:
+            content = json.loads(line)
+            yield content["config"], content["row"]
+        except (ValueError, KeyError, TypeError):
+            continue  # the line that was being written when the power went
+
+
+def _still_valid(row: ImageResult, task: Task) -> bool:
+    """Tell whether a row is of this picture and has all that is asked for."""
+    if row.sha256 != task.picture.sha256 or (task.lpips and np.isnan(row.lpips)):
+        return False
+    if task.keep is None:
+        return True
+    name = task.picture.name
+    kept = picture_path(task.keep, task.contender, task.setting.label, name)
+    return kept.exists() and original_path(task.keep, name).exists()
+
+
+def _run(tasks: Sequence[Task], jobs: int) -> Iterator[Outcome]:
+    if jobs <= 1:
+        yield from map(_measure, tasks)
+        return
+    while tasks:
+        suspects, tasks = yield from _run_pool(tasks, jobs, 2 * jobs)
+        while suspects:  # one of them killed a process: one at a time, it only hurts itself
+            culprits, suspects = yield from _run_pool(suspects, 1, 1)
+            for task in culprits:
+                yield Outcome(task, None, "its process died; was there enough memory?")
+
+
+def _run_pool(
+    tasks: Sequence[Task], jobs: int, most_pending: int
+) -> Generator[Outcome, None, tuple[list[Task], list[Task]]]:
+    """Yield outcomes as they come, until a process dies.
+
+    Returns the tasks that were in other processes' hands then, and those that nobody had begun.
+    """
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, context, _start_worker, (threads,))
+    waiting, running = deque(tasks), dict[Future[Outcome], Task]()
+    lost: list[Task] = []
+    try:
+        while (waiting or running) and not lost:
+            # A bounded queue: a million tasks need no memory before their turn.
+            while waiting and len(running) < most_pending and not lost:
+                task = waiting.popleft()
+                try:
+                    running[pool.submit(_measure, task)] = task
+                except BrokenProcessPool:
+                    lost.append(task)
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                task = running.pop(future)
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    lost.append(task)
+        return [*lost, *running.values()], list(waiting)
+    finally:
+        pool.shutdown(wait=not lost, cancel_futures=True)
+
+
+def _start_worker(threads: int) -> None:
+    """Ctrl-C goes to the whole group; the parent decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+
+
+_current: tuple[tuple[str, str, str], ImageCodec] | None = None
+
+
+def _codec_of(task: Task) -> ImageCodec:
+    """Make the codec, or take the one of the last task; it is warm before its time is taken."""
+    global _current
+    key = (task.contender, task.setting.label, config_hash(task.setting))
+    if _current is None or _current[0] != key:
+        _current = None  # free the old one first
+        codec = task.setting.make()
+        codec.decode(codec.encode(np.zeros((64, 64, 3), np.uint8)))
+        _current = (key, codec)
+    return _current[1]
+
+
+@lru_cache(maxsize=1)
+def _lpips() -> Lpips:
+    return Lpips()
+
+
+def _measure(task: Task) -> Outcome:
+    """Carry out one task; whatever a codec raises, own or foreign, becomes the outcome's error."""
+    picture, label = task.picture, task.setting.label
+    try:
+        codec = _codec_of(task)
+        image = load_image(picture.path)
+        row, decoded = evaluate_image(
+            codec,
+            image,
+            picture.name,
+            setting=label,
+            lpips=_lpips() if task.lpips else None,
+        )
+        if task.keep is not None:
+            original = original_path(task.keep, picture.name)
+            if not original.exists():
+                _save_png(image, original)
+            _save_png(decoded, picture_path(task.keep, task.contender, label, picture.name))
+        return Outcome(task, row)
+    except LictorError as error:
+        return Outcome(task, None, f"{picture.name}: {error}")
+    except MemoryError:
+        return Outcome(task, None, f"{picture.name}: not enough memory; use fewer jobs")
+    except Exception as error:  # a codec is other people's code: the others go on
+        _log.debug("%s failed", task, exc_info=True)
+        return Outcome(task, None, f"{picture.name}: {type(error).__name__}: {error}")
+
+
+def _save_png(image: np.ndarray, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path.parent}: cannot make the folder ({error.strerror})") from error
+    with atomic_file(path) as file:
+        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(file, "PNG")
