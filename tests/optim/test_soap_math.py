@@ -153,6 +153,15 @@ def test_the_power_iteration_finds_the_eigenvectors_and_sorts_them():
     torch.testing.assert_close((basis * q).sum(-2).abs(), torch.ones(1, 6, dtype=torch.float64))
 
 
+def test_the_sign_of_a_column_is_that_of_its_image():
+    factor = torch.randn(4, 6, 9, dtype=torch.float64)
+    factor = factor @ factor.mT
+    basis = torch.linalg.qr(torch.randn(4, 6, 6, dtype=torch.float64))[0]
+    new, order = next_basis(factor, basis)
+    images = (factor @ basis).gather(-1, order[:, None].expand_as(basis))
+    assert bool(((new * images).sum(-2) >= 0).all())
+
+
 def test_a_zero_factor_gives_a_basis():
     zero = torch.zeros(1, 3, 3)
     for basis in (first_basis(zero), next_basis(zero, first_basis(zero))[0]):
