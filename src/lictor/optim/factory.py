@@ -7,6 +7,7 @@ from torch import nn
 
 from lictor.config import OptimConfig
 from lictor.errors import ConfigError
+from lictor.optim.muon import Muon
 from lictor.optim.soap import SOAP
 
 
@@ -43,10 +44,20 @@ def _soap(model: nn.Module, settings: OptimConfig) -> torch.optim.Optimizer:
     )
 
 
+def _muon(model: nn.Module, settings: OptimConfig) -> torch.optim.Optimizer:
+    return Muon(
+        model.named_parameters(),
+        settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+    )
+
+
 OPTIMIZERS: dict[str, Callable[[nn.Module, OptimConfig], torch.optim.Optimizer]] = {
     "adam": _adam,
     "adamw": _adamw,
     "soap": _soap,
+    "muon": _muon,
 }
 
 

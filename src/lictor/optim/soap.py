@@ -1,33 +1,22 @@
 """SOAP: Adam in the slowly rotating eigenbasis of Shampoo's preconditioner.
 
 `SOAP` is an ordinary `torch.optim.Optimizer` for any model and any loop. The update rule is in
-`soap_math`; here is what surrounds it: which parameters are stacked to be updated together, their
-state, and bad input.
+`soap_math`, the state of parameters that are updated together in `soap_stack`; here is the step
+itself, and what surrounds it: settings, saved states, bad input.
 """
 
 import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from lictor.errors import CheckpointError, ConfigError
-from lictor.optim.soap_math import (
-    Plan,
-    adam_direction,
-    first_basis,
-    joint,
-    make_plan,
-    next_basis,
-    reorder,
-    rotate,
-    second_moments,
-)
+from lictor.optim.soap_math import Plan, adam_direction, make_plan, rotate, second_moments
+from lictor.optim.soap_stack import Stack, is_channels_last, plan_of, state_dtype
 
 # On a CPU, tensors up to this size are stacked: their cost is the number of calls. Larger ones gain
 # nothing there, while elsewhere the calls always count.
@@ -47,116 +36,6 @@ def _full_precision(device_types: Iterable[str]) -> Iterator[None]:
             torch.set_float32_matmul_precision("highest")
             stack.callback(torch.set_float32_matmul_precision, before)
         yield
-
-
-def _is_channels_last(p: Tensor) -> bool:
-    return not p.is_contiguous() and (
-        (p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last))
-        or (p.ndim == 5 and p.is_contiguous(memory_format=torch.channels_last_3d))
-    )
-
-
-def _plan(p: Tensor, group: dict[str, Any]) -> Plan:
-    return make_plan(
-        tuple(p.shape),
-        shapes=group["shapes"],
-        max_factor=group["max_factor"],
-        channels_last=_is_channels_last(p),
-    )
-
-
-def _state_dtype(p: Tensor) -> torch.dtype:
-    return torch.float64 if p.dtype == torch.float64 else torch.float32
-
-
-@dataclass
-class _Stack:
-    """Parameters of one group and shape that are at the same step, updated as one tensor.
-
-    The moments are flat, in the parameters' memory order. The optimizer's state holds views of
-    them, so that it is always up to date; `rows` are those of the first moments.
-    """
-
-    params: list[Tensor]
-    plan: Plan
-    mean: Float[Tensor, "b n"]
-    mean_square: Float[Tensor, "b n"]
-    factors: list[Tensor]
-    bases: list[Tensor]
-    joint_bases: list[Tensor]
-    rows: list[Tensor]
-
-    @classmethod
-    def build(cls, params: list[Tensor], plan: Plan, states: list[dict[str, Any]]) -> "_Stack":
-        """Copy the parameters' states into one; empty states, of new parameters, become zeros."""
-        options: Any = {"dtype": _state_dtype(params[0]), "device": params[0].device}
-
-        def stacked(name: str, k: int, size: int) -> Tensor:
-            if not states[0]:
-                return torch.zeros(len(params), size, size, **options)
-            return torch.stack([state[name][plan.ranks[k]] for state in states]).to(**options)
-
-        zeros = torch.zeros(len(params), params[0].numel(), **options)
-        sizes = list(enumerate(plan.factor_sizes))
-        factors = [stacked("factors", k, size) for k, size in sizes]
-        bases = [stacked("bases", k, size) for k, size in sizes]
-        stack = cls(
-            params, plan, zeros, zeros.clone(), factors, bases, joint(bases, plan.modes), []
-        )
-        if states[0]:
-            stack.mean.copy_(stack.gather(state["exp_avg"] for state in states))
-            stack.mean_square.copy_(stack.gather(state["exp_avg_sq"] for state in states))
-        return stack
-
-    def gather(self, tensors: Iterable[Tensor]) -> Float[Tensor, "b n"]:
-        """Return tensors shaped like the parameters as flat rows; may be a view of them."""
-        rows = [t.permute(self.plan.order).reshape(-1) for t in tensors]
-        stacked = rows[0][None] if len(rows) == 1 else torch.stack(rows)
-        return stacked.to(self.mean.dtype)
-
-    def scatter(self, rows: Float[Tensor, "b n"]) -> list[Tensor]:
-        """Return views of flat rows that are shaped like the parameters."""
-        order = self.plan.order
-        shape = [self.params[0].shape[d] for d in order]
-        back = sorted(range(len(order)), key=order.__getitem__)
-        return [row.view(shape).permute(back) for row in rows]
-
-    def views(self) -> list[dict[str, Any]]:
-        """Return each parameter's moments, factors and bases as views."""
-        ordered = sorted(range(len(self.factors)), key=self.plan.ranks.__getitem__)
-        moments = zip(self.scatter(self.mean), self.scatter(self.mean_square), strict=True)
-        return [
-            {
-                "exp_avg": mean,
-                "exp_avg_sq": mean_square,
-                "factors": [self.factors[k][i] for k in ordered],
-                "bases": [self.bases[k][i] for k in ordered],
-            }
-            for i, (mean, mean_square) in enumerate(moments)
-        ]
-
-    def begin(self) -> None:
-        """Set every basis from its factor."""
-        for factor, basis in zip(self.factors, self.bases, strict=True):
-            basis.copy_(first_basis(factor))
-        self.joint_bases = joint(self.bases, self.plan.modes)
-
-    def refresh(self) -> None:
-        """Turn every basis one power iteration further; the moments follow.
-
-        The first moment is expressed in the new basis; the second is only reordered, which is
-        SOAP's approximation.
-        """
-        turns, orders = [], []
-        for factor, basis in zip(self.factors, self.bases, strict=True):
-            new, order = next_basis(factor, basis)
-            turns.append(basis.mT @ new)
-            orders.append(order)
-            basis.copy_(new)
-        modes = self.plan.modes
-        self.mean.copy_(rotate(self.mean, joint(turns, modes), modes))
-        self.mean_square.copy_(reorder(self.mean_square, orders, modes))
-        self.joint_bases = joint(self.bases, modes)
 
 
 def _in_range(value: Any, low: float, high: float = math.inf) -> bool:
@@ -240,7 +119,7 @@ class SOAP(torch.optim.Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         betas: tuple[float, float] = (0.95, 0.95),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
@@ -252,7 +131,7 @@ class SOAP(torch.optim.Optimizer):
         stagger: bool = False,
     ):
         self.skipped_steps = 0
-        self._stacks: dict[tuple[int, ...], _Stack] = {}
+        self._stacks: dict[tuple[int, ...], Stack] = {}
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -301,10 +180,10 @@ class SOAP(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None: ...
 
     @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], Any]) -> Any: ...
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; `closure` may recompute the loss, which is returned.
 
         Raises `ConfigError` on a sparse gradient.
@@ -332,7 +211,7 @@ class SOAP(torch.optim.Optimizer):
             if p.grad.layout != torch.strided:
                 raise ConfigError(f"SOAP: the gradient of {self._name(p)} is not dense")
             owners.append(p)
-            norms.append(torch.linalg.vector_norm(p.grad, dtype=_state_dtype(p)))
+            norms.append(torch.linalg.vector_norm(p.grad, dtype=state_dtype(p)))
         if not norms:
             return True
         # The factors hold squares, so these must be finite as well.
@@ -344,7 +223,7 @@ class SOAP(torch.optim.Optimizer):
         _log.warning("step skipped: gradient not finite in %s%s", ", ".join(bad[:3]), more)
         return False
 
-    def _stacks_of_this_step(self) -> list[tuple[dict[str, Any], _Stack, int]]:
+    def _stacks_of_this_step(self) -> list[tuple[dict[str, Any], Stack, int]]:
         """Return what has a gradient, stacked where shape, group and step counter agree."""
         members: dict[tuple, list[Tensor]] = {}
         for g, group in enumerate(self.param_groups):
@@ -353,14 +232,14 @@ class SOAP(torch.optim.Optimizer):
                     continue
                 t = self.state[p].get("step", -1)
                 alone = i if p.is_cpu and p.numel() > _MAX_STACKED_ON_CPU else -1
-                key = (g, t, alone, p.shape, p.dtype, p.device, _is_channels_last(p))
+                key = (g, t, alone, p.shape, p.dtype, p.device, is_channels_last(p))
                 members.setdefault(key, []).append(p)
         groups = self.param_groups
         return [
             (groups[g], self._stack(params, groups[g]), t) for (g, t, *_), params in members.items()
         ]
 
-    def _stack(self, params: list[Tensor], group: dict[str, Any]) -> _Stack:
+    def _stack(self, params: list[Tensor], group: dict[str, Any]) -> Stack:
         """Return the stack of these parameters, kept from the last step if nothing has changed."""
         key = tuple(map(id, params))
         stack = self._stacks.get(key)
@@ -370,14 +249,14 @@ class SOAP(torch.optim.Optimizer):
             return stack
         self._stacks = {k: s for k, s in self._stacks.items() if not set(k) & set(key)}
         states = [self.state[p] for p in params]
-        stack = _Stack.build(params, _plan(params[0], group), states)
+        stack = Stack.build(params, plan_of(params[0], group), states)
         for p, state, views in zip(params, states, stack.views(), strict=True):
             self.state[p] = {"step": state.get("step", -1), **views}
         stack.rows = [self.state[p]["exp_avg"] for p in params]
         self._stacks[key] = stack
         return stack
 
-    def _update(self, stack: _Stack, group: dict[str, Any], t: int, *, offset: int) -> None:
+    def _update(self, stack: Stack, group: dict[str, Any], t: int, *, offset: int) -> None:
         """Move the parameters of a stack by one step; `t` is how many they have made."""
         modes, betas = stack.plan.modes, group["betas"]
         factor_beta = betas[1] if group["factor_beta"] is None else group["factor_beta"]
@@ -416,7 +295,7 @@ class SOAP(torch.optim.Optimizer):
         state = self.state.get(p, {})
         if group is None or state.get("step", -1) < 1:
             raise ConfigError(f"SOAP: {self._name(p)} has not been updated yet")
-        stack = _Stack.build([p], _plan(p, group), [state])
+        stack = Stack.build([p], plan_of(p, group), [state])
         modes = stack.plan.modes
         with _full_precision({p.device.type}):
             rotated = rotate(stack.gather([grad]), stack.joint_bases, modes)
@@ -429,21 +308,26 @@ class SOAP(torch.optim.Optimizer):
 
         Raises `CheckpointError` when it belongs to another model or another optimizer.
         """
+        try:
+            groups = [{**self.defaults, **group} for group in state_dict["param_groups"]]
+            saved_states = state_dict["state"]
+            theirs = [len(group["params"]) for group in groups]
+        except (KeyError, TypeError) as error:
+            raise CheckpointError("SOAP: this is no state of an optimizer") from error
         own = [len(group["params"]) for group in self.param_groups]
-        theirs = [len(group["params"]) for group in state_dict["param_groups"]]
         if own != theirs:
             raise CheckpointError(
                 f"SOAP: the saved state is of groups with {theirs} parameters, not {own}"
             )
         restored: dict[Tensor, dict[str, Any]] = {}
-        groups = [{**self.defaults, **group} for group in state_dict["param_groups"]]
         for group, saved_group in zip(self.param_groups, groups, strict=True):
             for p, key in zip(group["params"], saved_group["params"], strict=True):
-                saved = state_dict["state"].get(key)
+                saved = saved_states.get(key)
                 if saved:
-                    _check_saved(saved, p, _plan(p, saved_group), self._name(p))
-                    restored[p] = _Stack.build([p], _plan(p, saved_group), [saved]).views()[0]
-                    restored[p]["step"] = saved["step"]
+                    plan = plan_of(p, saved_group)
+                    _check_saved(saved, p, plan, self._name(p))
+                    views = Stack.build([p], plan, [saved]).views()[0]
+                    restored[p] = {"step": saved["step"], **views}
         super().load_state_dict({**state_dict, "param_groups": groups})
         self.state.update(restored)  # the base class has cast them to the parameters' type
         self._stacks = {}

@@ -203,22 +203,23 @@ def _scaled(factor: Float[Tensor, "b s s"]) -> Float[Tensor, "b s s"]:
 def first_basis(factor: Float[Tensor, "b s s"]) -> Float[Tensor, "b s s"]:
     """Return the eigenvectors of symmetric matrices as columns, largest eigenvalue first.
 
-    Where the routine does not converge it is tried again on the CPU in float64, then the identity
-    stands in.
+    Where the routine does not converge it is tried again on the CPU in float64. Where that fails,
+    or the matrix is not finite, the identity stands in.
     """
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    usable = factor.isfinite().all((-2, -1))[:, None, None]
+    scaled = _scaled(torch.where(usable, factor, identity))
     try:
-        vectors = torch.linalg.eigh(_scaled(factor))[1]
+        vectors = torch.linalg.eigh(scaled)[1]
     except RuntimeError:  # torch.linalg.LinAlgError is one
         try:
-            vectors = torch.linalg.eigh(_scaled(factor.cpu().double()))[1].to(factor)
-        except RuntimeError:  # torch.linalg.LinAlgError is one
-            vectors = identity.expand_as(factor)
-    vectors = vectors.flip(-1)
-    finite = vectors.isfinite().all((-2, -1))[:, None, None]
-    if not finite.all():
+            vectors = torch.linalg.eigh(scaled.cpu().double())[1].to(factor)
+        except RuntimeError:
+            vectors = torch.full_like(factor, torch.nan)
+    usable = usable & vectors.isfinite().all((-2, -1))[:, None, None]
+    if not usable.all():
         _log.warning("no eigenvectors for a factor of side %d: identity used", factor.shape[-1])
-    return torch.where(finite, vectors, identity).contiguous()
+    return torch.where(usable, vectors.flip(-1), identity).contiguous()
 
 
 def next_basis(
