@@ -171,7 +171,8 @@ def curve_from_rows(name: str, rows: Sequence[ImageResult], **about: Any) -> Cur
     not have (NaN) is NaN at that point. Raises `DataError` when settings differ in their pictures.
     """
     by_setting: dict[str, list[ImageResult]] = {}
-    for row in rows:
+    # In one order, whoever measured first: a sum of floats depends on it in its last bit.
+    for row in sorted(rows, key=lambda row: row.image):
         by_setting.setdefault(row.setting, []).append(row)
     pictures = {s: sorted(r.image for r in group) for s, group in by_setting.items()}
     if not rows or any(p != next(iter(pictures.values())) for p in pictures.values()):
@@ -189,7 +190,7 @@ def curve_from_rows(name: str, rows: Sequence[ImageResult], **about: Any) -> Cur
     columns["encoding_time"], columns["decoding_time"] = column("encode_s"), column("decode_s")
     if np.isnan(columns["lpips"]).all():
         del columns["lpips"]
-    ordered = [row for _, group in points for row in sorted(group, key=lambda r: r.image)]
+    ordered = [row for _, group in points for row in group]
     settings = tuple(setting for setting, _ in points)
     about = {"counts_header": True, "aggregation": MEAN_PSNR, **about}
     return Curve(name, settings, columns, tuple(ordered), **about)
