@@ -287,7 +287,7 @@ def curve_from_json(content: object) -> Curve:
         description=_text(content, "description"),
         dataset=_text(content, "dataset"),
         aggregation=aggregation,
-        counts_header=content.get("counts_header"),
+        counts_header=_flag(content, "counts_header"),
         codec=_mapping(content.get("codec") or {}, "'codec'"),
         provenance=_mapping(content.get("provenance") or {}, "'provenance'"),
         errors=tuple(map(str, _list(content.get("errors", []), "errors"))),
@@ -325,6 +325,13 @@ def _text(content: Mapping[str, Any], key: str) -> str:
     value = content.get(key) or ""
     if not isinstance(value, str):
         raise DataError(f"{key} must be text, not {type(value).__name__}")
+    return value
+
+
+def _flag(content: Mapping[str, Any], key: str) -> bool | None:
+    value = content.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise DataError(f"{key} must be true, false or null, not {value!r}")
     return value
 
 
