@@ -21,7 +21,7 @@ from lictor.evaluation.pictures import original_path, picture_path
 from lictor.evaluation.rd import evaluate_image
 from lictor.evaluation.sweep import evaluate, finish, read_pictures, set_hash
 
-TIMES = {"encode_s": 0.0, "decode_s": 0.0}
+TIMES = {"encode_s": 0.0, "decode_s": 0.0, "jobs": 0}
 
 
 @pytest.fixture
@@ -86,6 +86,16 @@ def test_a_finished_sweep_is_taken_as_it_is_and_a_new_quality_added(pictures, tm
     assert sum(o.reused for o in outcomes) == 2 * len(pictures)
     (curve,) = finish(three, outcomes, out=tmp_path)
     assert curve.settings == ("q20", "q50", "q80")
+    assert curve.provenance["jobs"] == 1
+
+
+def test_times_say_how_many_were_measured_beside_each_other(pictures, tmp_path):
+    one, both = parse_contenders(["jpeg:20"]), parse_contenders(["jpeg:20,80"])
+    (curve,) = finish(one, list(evaluate(one, pictures, out=tmp_path, jobs=2)), out=tmp_path)
+    assert {row.jobs for row in curve.rows} == {2}
+    (curve,) = finish(both, list(evaluate(both, pictures, out=tmp_path, jobs=1)))
+    assert {row.setting: row.jobs for row in curve.rows} == {"q20": 2, "q80": 1}
+    assert curve.provenance["jobs"] == 2  # what was reused did not become clean
 
 
 def test_rows_of_another_picture_or_configuration_are_measured_again(pictures, tmp_path):

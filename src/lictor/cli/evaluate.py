@@ -75,7 +75,7 @@ def evaluate(
         outcomes,
         out=out,
         dataset=dataset or folder.resolve().name.lower(),
-        provenance=provenance(jobs=jobs, images=len(pictures), images_sha256=set_hash(pictures)),
+        provenance=provenance(images=len(pictures), images_sha256=set_hash(pictures)),
     )
     _print_tables(curves)
     if out is not None and speed:

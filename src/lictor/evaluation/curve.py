@@ -8,7 +8,7 @@ A file of CompressAI's own, without these, loads too.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -63,7 +63,8 @@ class ImageResult:
     Distortions are of 8-bit pictures: `mse` over R, G and B, `mse_y` of the luma (BT.601), both in
     squared grey levels; PSNR in dB, infinite for a lossless setting; times in seconds. NaN stands
     for what does not exist: MS-SSIM under 161 pixels, LPIPS unless asked for, the estimated rate of
-    a codec that does not estimate. `sha256` is of the original's shape and pixels.
+    a codec that does not estimate. `sha256` is of the original's shape and pixels. `jobs` says how
+    many pictures were measured beside each other, which makes times longer.
     """
 
     setting: str
@@ -82,6 +83,7 @@ class ImageResult:
     decode_s: float
     lpips: float = math.nan
     estimated_bpp: float = math.nan
+    jobs: int = 1
 
     def quality(self, metric: str) -> float:
         """Return the value of a metric of `METRICS`."""
@@ -356,7 +358,7 @@ def row_from_json(content: object, what: str) -> ImageResult:
     values: dict[str, Any] = {}
     for column in fields(ImageResult):
         if column.name not in row:
-            if column.default is not math.nan:
+            if column.default is MISSING:
                 raise DataError(f"{what}.{column.name} is missing")
             continue
         value = row[column.name]

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -55,11 +55,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Task:
-    """One picture at one setting; decoded pictures go to `keep` if it is a folder."""
+    """One picture at one setting, with `jobs` measured at a time.
+
+    The decoded picture goes to `keep` if that is a folder.
+    """
 
     contender: str
     setting: Setting
     picture: Picture
+    jobs: int = 1
     lpips: bool = False
     keep: Path | None = None
 
@@ -120,7 +124,7 @@ def evaluate(
         for setting in contender.settings:
             for number, picture in enumerate(pictures):
                 kept = out if number < keep else None
-                task = Task(contender.name, setting, picture, lpips, kept)
+                task = Task(contender.name, setting, picture, jobs, lpips, kept)
                 row = known.get((setting.label, picture.name))
                 if row is not None and _still_valid(row, task):
                     reused.append(Outcome(task, row, reused=True))
@@ -163,7 +167,8 @@ def finish(
             description=contender.description,
             dataset=dataset,
             codec={"settings": settings},
-            provenance=dict(provenance or {}),
+            # Rows that were taken as they were may have been measured otherwise than this time.
+            provenance={**(provenance or {}), "jobs": max(row.jobs for row in rows)},
             errors=tuple(f"{label} left out: {o.error}" for label, o in failed.items()),
         )
         curves.append(curve)
@@ -370,7 +375,7 @@ def _measure(task: Task) -> Outcome:
             if not original.exists():
                 _save_png(image, original)
             _save_png(decoded, picture_path(task.keep, task.contender, label, picture.name))
-        return Outcome(task, row)
+        return Outcome(task, replace(row, jobs=task.jobs))
     except LictorError as error:
         return Outcome(task, None, f"{picture.name}: {error}")
     except MemoryError:
