@@ -39,11 +39,15 @@ CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.jsonl", "config.json"
 # A resumed run may be made longer, calmer, or logged otherwise; all else must stay.
 _MAY_CHANGE = {
     "optim.lr",
+    "optim.beta1",
     "optim.beta2",
     "optim.schedule",
     "optim.warmup",
     "optim.final",
     "optim.max_grad_norm",
+    "optim.weight_decay",
+    "optim.factor_beta",
+    "optim.precondition_every",
     "train.steps",
     "train.log_every",
     "train.eval_every",
@@ -149,7 +153,7 @@ def _prepare(
     model = build_model(config.model.name, config.model.hyperparameters)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     state = RunState(
-        build_optimizer(config.optim.name, model, lr=config.optim.lr, beta2=config.optim.beta2),
+        build_optimizer(model, config.optim),
         torch.Generator().manual_seed(config.train.seed),
     )
     hooks = make_hooks(model)
