@@ -106,6 +106,10 @@ class TrainConfig:
     """Steps between evaluations on the held-out pictures."""
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
+    conflict_every: int = 0
+    """Steps between probes of the conflict of rate and distortion; 0 for none."""
+    conflict_lag: int = 0
+    """Probes also compare gradients so many steps apart; 0 for not."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,8 @@ _RULES = {
     "train.log_every": (lambda v: v >= 1, "at least 1"),
     "train.eval_every": (lambda v: v >= 1, "at least 1"),
     "train.checkpoint_every": (lambda v: v >= 1, "at least 1"),
+    "train.conflict_every": (lambda v: v >= 0, "at least 0"),
+    "train.conflict_lag": (lambda v: v >= 0, "at least 0"),
 }
 
 
