@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lictor.errors import ConfigError, DataError
 from lictor.evaluation.anchors import load_anchor
 from lictor.evaluation.bd import Bootstrap, bd_quality, bd_rate, compare
+from lictor.evaluation.curve import curve_from_rows
 from lictor.evaluation.findings import picture_rows
 from lictor.evaluation.interpolation import METHODS
 
@@ -334,7 +335,14 @@ def test_pictures_are_the_same_by_their_content_not_by_their_names():
 
 
 @pytest.mark.parametrize(
-    "how", [{"resamples": 0}, {"seed": -1}, {"confidence": 0.0}, {"confidence": 1.0}]
+    "how",
+    [
+        {"resamples": 0},
+        {"resamples": 10**9},
+        {"seed": -1},
+        {"confidence": 0.0},
+        {"confidence": 1.0},
+    ],
 )
 def test_a_bootstrap_that_cannot_be_is_refused(how):
     with pytest.raises(ConfigError, match="bootstrap"):
@@ -359,6 +367,13 @@ def test_the_number_is_that_of_the_points_over_the_common_range():
     assert result.aggregation == "mean-psnr"
     assert not result.refused
     assert result.findings == ()
+
+
+def test_the_order_in_which_pictures_were_measured_changes_no_bit():
+    curve = measured("a", images=24)
+    backwards = curve_from_rows("a", curve.rows[::-1])
+    for name, column in curve.columns.items():
+        np.testing.assert_array_equal(backwards.columns[name], column)
 
 
 def test_fewer_bits_at_equal_distance_are_a_gain_where_lower_is_better():

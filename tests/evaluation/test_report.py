@@ -254,6 +254,7 @@ def test_matched_rates_lie_in_the_range_of_all():
     one, other = {"a": 0.1, "b": 1.6}, {"a": 0.2, "b": 0.8}
     np.testing.assert_allclose(matched_rates([one, other], 3), [0.2, 0.4, 0.8])
     np.testing.assert_allclose(matched_rates([one, other], 1), [0.4])
+    np.testing.assert_allclose(matched_rates([one, other, {"a": 9}], 2), [0.2, 0.8])
     apart = {"a": 3.2, "b": 6.4}
     np.testing.assert_allclose(matched_rates([one, apart], 2), [0.1, 6.4])
 

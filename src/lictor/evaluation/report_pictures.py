@@ -70,8 +70,10 @@ def nearest_setting(rates: Mapping[str, float], bpp: float) -> str:
 def matched_rates(curves: Sequence[Mapping[str, float]], count: int) -> list[float]:
     """Return rates, evenly spread by ratio, over the range that all curves reach.
 
-    Over the range that any reaches, when they have none in common.
+    Over the range that any reaches, when they have none in common. A curve of one setting has no
+    range and no say, unless all are so.
     """
+    curves = [curve for curve in curves if len(curve) > 1] or curves
     lows, highs = [min(c.values()) for c in curves], [max(c.values()) for c in curves]
     low, high = max(lows), min(highs)
     if low >= high:
@@ -141,7 +143,7 @@ def _plans(kept: Sequence[Kept]) -> Iterator[tuple[Sequence[Kept], int | None]]:
 
 
 def _thinned(pictures: int, kept: int, rates: int, limit_bytes: int) -> str:
-    which = "the rate in the middle" if rates == 1 else f"{rates} rates that all codecs reach"
+    which = "one rate" if rates == 1 else f"{rates} rates"
     fewer = f"{pictures} of {kept} pictures, " if pictures < kept else ""
     return (
         f"To keep pictures within {_mb(limit_bytes)} this page has {fewer}each codec's settings "

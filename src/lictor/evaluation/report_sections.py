@@ -87,7 +87,7 @@ def warnings(curves: Sequence[Curve], notes: Sequence[str]) -> Html:
 def origin_section(curves: Sequence[Curve], views: Sequence[View]) -> Html:
     """Return how the numbers are defined, and for each curve what made it, down to the command."""
     metrics = list(dict.fromkeys(view.metric for view in views))
-    two_ways = [METRICS[m].label for m in metrics if METRICS[m].squared_error]
+    two_ways = [METRICS[m].label.removesuffix(" dB") for m in metrics if METRICS[m].squared_error]
     definitions = [
         ("Rate", "bits per pixel: 8 × bytes of the whole file / pixels, mean over pictures"),
         (" and ".join(two_ways), f"either the {', or the '.join(AGGREGATIONS.values())}"),

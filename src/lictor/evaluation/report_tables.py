@@ -44,11 +44,14 @@ def bd_section(
     if len(curves) < 2:
         return tag("p", "There is one curve; BD-rate needs a second to compare it with.")
     head = tag("tr", *(_bd_head(title, kind) for title, kind in _BD_COLUMNS))
-    bodies = [
-        _bd_body(curves, view, anchor, comparisons, hidden=(view, anchor) != shown)
-        for view in views
-        for anchor in range(len(curves))
-    ]
+    bodies, remarks = [], []
+    for view in views:
+        for anchor in range(len(curves)):
+            body, its_remarks = _bd_body(
+                curves, view, anchor, comparisons, hidden=(view, anchor) != shown
+            )
+            bodies.append(body)
+            remarks.append(its_remarks)
     anchor, metric = curves[shown[1]].name, shown[0].label
     return join(
         tag(
@@ -75,6 +78,7 @@ def bd_section(
             role="region",
             aria_label="BD-rate table",
         ),
+        *remarks,
     )
 
 
@@ -88,29 +92,27 @@ def _bd_head(title: str, kind: str) -> Html:
 
 def _bd_body(
     curves: Sequence[Curve], view: View, anchor: int, comparisons: Comparisons, *, hidden: bool
-) -> Html:
+) -> tuple[Html, Html]:
+    """Return the rows of one view and anchor, and the numbered remarks that belong to them."""
     looks = styles(curves)
     own = {i: comparisons[view, anchor, i] for i in range(len(curves)) if i != anchor}
     scale = _scale(own.values())
     order = sorted(own, key=lambda i: (math.isnan(own[i].bd_rate), own[i].bd_rate, i))
-    of_all = _findings_of_all(list(own.values()))
-    rows = [_bd_row(i, named(i, curves[i], looks[i]), own[i], view, scale, of_all) for i in order]
-    rows.append(
-        tag(
-            "tr",
-            tag("th", named(anchor, curves[anchor], looks[anchor]), scope="row"),
-            tag(
-                "td",
-                "the anchor",
-                *(tag("span", text, class_="remark") for text in of_all),
-                colspan=len(_BD_COLUMNS) - 1,
-                class_="muted",
-                data_value="",
-            ),
-            class_="anchor-row",
-        )
+    remarks: dict[str, int] = {}
+    for i in order:
+        if not math.isnan(own[i].bd_rate):
+            for finding in own[i].findings:
+                remarks.setdefault(str(finding), len(remarks) + 1)
+    rows = [_bd_row(i, named(i, curves[i], looks[i]), own[i], view, scale, remarks) for i in order]
+    anchor_row = tag(
+        "tr",
+        tag("th", named(anchor, curves[anchor], looks[anchor]), scope="row"),
+        tag("td", "the anchor", colspan=len(_BD_COLUMNS) - 1, data_value=""),
+        class_="anchor-row",
     )
-    return tag("tbody", *rows, data_view=view.key, data_anchor=anchor, hidden=hidden)
+    where = {"data_view": view.key, "data_anchor": anchor, "hidden": hidden}
+    notes = tag("ol", *(tag("li", text) for text in remarks), class_="remarks", **where)
+    return tag("tbody", *rows, anchor_row, **where), notes if remarks else Html()
 
 
 def _scale(comparisons: Iterable[Comparison]) -> tuple[float, float]:
@@ -123,28 +125,14 @@ def _scale(comparisons: Iterable[Comparison]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 1, high + 1)
 
 
-def _findings_of_all(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return what is said about every comparison, so about the anchor; it needs no repetition."""
-    if len(comparisons) < 2 or any(comparison.refused for comparison in comparisons):
-        return []
-    first = [str(finding) for finding in comparisons[0].findings]
-    others = [{str(finding) for finding in c.findings} for c in comparisons[1:]]
-    return [text for text in first if all(text in other for other in others)]
-
-
 def _bd_row(
     index: int,
     name: Html,
     comparison: Comparison,
     view: View,
     scale: tuple[float, float],
-    of_all: Sequence[str],
+    remarks: Mapping[str, int],
 ) -> Html:
-    remarks = [
-        tag("span", str(finding), class_="remark")
-        for finding in comparison.findings
-        if str(finding) not in of_all
-    ]
     head = tag("th", name, scope="row", class_="text", data_value=comparison.test)
     if math.isnan(comparison.bd_rate):
         errors = [str(f) for f in comparison.findings if f.level == "error"]
@@ -167,6 +155,10 @@ def _bd_row(
     ends = [f"{q:.{metric.digits}f}" for q in comparison.quality_range]
     quality = signed(comparison.bd_quality, metric.digits)
     known = not math.isnan(comparison.bd_quality)
+    marks = ", ".join(
+        str(number) for number in sorted(remarks[str(f)] for f in comparison.findings)
+    )
+    marks = tag("sup", marks, title="remark below the table") if marks else None
     return tag(
         "tr",
         head,
@@ -184,7 +176,7 @@ def _bd_row(
             class_="number",
             data_value=f"{comparison.bd_quality:.6g}" if known else "",
         ),
-        tag("td", f"{ends[0]} to {ends[1]}{unit}", *remarks, class_="text"),
+        tag("td", f"{ends[0]} to {ends[1]}{unit}", marks, class_="text nowrap"),
     )
 
 
@@ -274,10 +266,8 @@ _COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("parameters", "Parameters", _millions),
     ("kmac_per_pixel_encode", "kMAC/pixel encode", _kmac),
     ("kmac_per_pixel_decode", "kMAC/pixel decode", _kmac),
-    ("entropy_share", "Entropy coding", _percent),
     ("encode_entropy_share", "Entropy coding, encode", _percent),
     ("decode_entropy_share", "Entropy coding, decode", _percent),
-    ("peak_rss_bytes", "Peak memory", _megabytes),
     ("peak_rss_encode_bytes", "Peak memory, encode", _megabytes),
     ("peak_rss_decode_bytes", "Peak memory, decode", _megabytes),
 )

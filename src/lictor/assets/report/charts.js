@@ -98,9 +98,14 @@ function showTimes() {
     for (const trace of figure.data) {
       const rate = trace.meta === state.anchor ? 0 : bdOf(trace.meta).rate;
       trace.y = [rate];
+      if (!trace.marker.symbol.endsWith("-open")) {
+        Object.assign(trace, { mode: "markers+text", text: [trace.name], textposition: "top center", cliponaxis: false });
+      }
       trace.hovertemplate = trace.hovertemplate.replace("<extra>", `<br>BD-rate ${signed(rate, 1)} %<extra>`);
     }
-    figure.layout.yaxis = { title: { text: "BD-rate, lower is better" }, ticksuffix: " %" };
+    const rates = figure.data.map((trace) => trace.y[0]);
+    const room = 0.12 * Math.max(10, Math.max(...rates) - Math.min(...rates));
+    figure.layout.yaxis = { title: { text: "BD-rate, lower is better" }, ticksuffix: " %", range: [Math.min(...rates) - room, Math.max(...rates) + 1.4 * room] };
   }
   const short = (name) => (byId("time-chart").clientWidth < 500 && name.length > 12 ? `${name.slice(0, 11)}…` : name);
   if (!against) figure.layout.yaxis.ticktext = figure.layout.yaxis.ticktext.map((name) => short(name));

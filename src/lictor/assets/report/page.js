@@ -165,7 +165,7 @@ function fill(box, made) {
 // --------------------------------------------------------------------------------------- BD tables
 
 function showBd() {
-  for (const body of document.querySelectorAll("#bd-table tbody")) {
+  for (const body of document.querySelectorAll("#bd-rate [data-view]")) {
     body.hidden = body.dataset.view !== state.view.key || Number(body.dataset.anchor) !== state.anchor;
   }
   for (const name of document.querySelectorAll(".anchor-name")) name.textContent = report.curves[state.anchor].name;
