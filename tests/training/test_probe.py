@@ -199,12 +199,13 @@ def test_shared_parameters_are_those_of_the_analysis(name):
         assert all(-1 <= scores[key] <= 1 for key in SCORES)
 
 
-def test_without_a_step_between_them_two_gradients_are_the_same():
-    runner = Run(every=3)
+@pytest.mark.parametrize("make_model", [lambda: tiny_model("mbt2018-mean"), noisy_model])
+def test_without_a_step_between_them_two_gradients_are_the_same(make_model):
+    runner = Run(model=make_model(), every=3)
     sgd = torch.optim.SGD(runner.model.parameters(), lr=0.0, momentum=0.9)
     runner.hooks, runner.optimizer = [runner.new_probe(sgd)], sgd
     (row,) = runner.advance(3).rows
-    assert row["inter_raw"] == row["inter_pre"] == 1  # the same noise every time
+    assert row["inter_raw"] == row["inter_pre"] == 1  # the same noise and dropout every time
     assert row["inter_upd"] == 0  # nothing moved: no direction, and no NaN
     assert row["intra_raw"] == row["intra_pre"] == row["intra_h"]  # SGD's map is the identity
 
