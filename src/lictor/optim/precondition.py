@@ -24,12 +24,12 @@ class Preconditioner(Protocol):
 
 
 def check_linear_map(optimizer: torch.optim.Optimizer) -> None:
-    """Raise `ConfigError` for an optimizer whose linear map is not known."""
+    """Raise `ConfigError` for an optimizer without a known linear map; Muon, for one, has none."""
     known = torch.optim.SGD | torch.optim.Adam | torch.optim.AdamW
     if not isinstance(optimizer, known | Preconditioner):
         raise ConfigError(
-            f"{type(optimizer).__name__}: its map from gradient to update is not known; "
-            "give it a method precondition(p, grad), or use adam, adamw, soap or SGD"
+            f"{type(optimizer).__name__}: no linear map from gradient to update is known, which a "
+            "probe of conflicts needs; use adam, adamw, soap, SGD, or set train.conflict_every=0"
         )
 
 
@@ -42,7 +42,8 @@ def precondition(optimizer: torch.optim.Optimizer, p: Tensor, grad: Tensor) -> T
     Nothing is changed. Adam's map is `grad / (sqrt(v_hat) + eps)` (Kingma and Ba, ICLR 2015,
     arXiv:1412.6980, algorithm 1), that of stochastic gradient descent the identity.
 
-    Raises `ConfigError` for an optimizer whose map is not known.
+    Raises `ConfigError` for an optimizer without a known linear map; one of your own may have it as
+    a method (see `Preconditioner`).
     """
     check_linear_map(optimizer)
     if isinstance(optimizer, torch.optim.SGD):

@@ -29,6 +29,7 @@ from lictor.files import write_file
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import build_model
 from lictor.optim.factory import build_optimizer
+from lictor.optim.precondition import check_linear_map
 from lictor.surrogates import build_surrogate
 from lictor.training.checkpoint import (
     RunState,
@@ -163,6 +164,8 @@ def _prepare(
         build_optimizer(model, config.optim),
         torch.Generator().manual_seed(config.train.seed),
     )
+    if config.train.conflict_every:
+        check_linear_map(state.optimizer)
     if not resume:
         return model, state, None
     content = read_checkpoint(checkpoint)
