@@ -25,6 +25,7 @@ docs: .venv/.installed-dev  ## build the documentation into site/
 bench: .venv/.installed-bench  ## the benchmarks that need no data of yours
 	$(BIN)/python benchmarks/coder.py
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/optimizer_step.py
 
 clean:  ## remove what the targets above made
 	rm -rf .venv site lictor-demo

@@ -10,8 +10,9 @@ the last one of the best Adam arm of the same network and seed.
 
 An arm is `optimizer:lr`, then changes to other keys of a recipe's [optim], as in
 `soap:1e-3,beta1=0.9,precondition_every=5`. What is done is skipped, what was cut short goes on from
-its last checkpoint; with --summary nothing is trained. In the folder: one JSON file for each arm,
-summary.json, and a plot of loss against steps and one against seconds for each network.
+its last checkpoint; with --summary nothing is trained. In the folder: one JSON file and one codec
+file (for `lictor evaluate` and `lictor analyze`) for each arm, summary.json, and a plot of loss
+against steps and one against seconds for each network.
 
 Seconds are told in three ways, because the machine may be shared: wall and process CPU time of the
 training steps, and calibrated: steps times the mean step time of the best burst, where bursts of
@@ -36,7 +37,8 @@ from typing import Any
 
 import torch
 
-from lictor.config import RunConfig, config_from_dict
+from lictor.codec import Codec
+from lictor.config import RunConfig, config_from_dict, config_to_dict
 from lictor.data import ImageFolder, batch_to_tensor, image_to_tensor, make_batch, open_image_folder
 from lictor.files import write_file
 from lictor.models.base import AbstractCodecModel
@@ -198,6 +200,8 @@ def run_arm(
             save_checkpoint(checkpoint, config, model, state)
             print(f"{path.stem} step {state.step} loss {row['loss']:.4f}", flush=True)
         cpu = time.process_time()
+    notes = {"steps": state.step, "recipe": config_to_dict(config)}
+    Codec.freeze(model, notes=notes).save(path.with_suffix(".lcodec"))
     checkpoint.unlink()
 
 
