@@ -150,8 +150,9 @@ def test_internal_links_resolve(page):
             assert anchor in slugs, f"{page.name}: {target}"
 
 
-def test_the_readme_table_is_what_the_results_say():
-    script = ROOT / "benchmarks" / "readme_table.py"
+@pytest.mark.parametrize("name", ["readme_table.py", "compare_effects.py"])
+def test_generated_tables_are_what_the_results_say(name):
+    script = ROOT / "benchmarks" / name
     done = subprocess.run(
         [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False
     )

@@ -155,6 +155,7 @@ WRONG = {
     "not a list": (changed(bpp=3), r"results\.bpp must be a list"),
     "settings": (changed(setting=[1, 2, 3]), r"results\.setting must be a list of strings"),
     "aggregation": (COMPRESSAI | {"aggregation": "median"}, "median"),
+    "flag": (COMPRESSAI | {"counts_header": "yes"}, "counts_header must be true"),
     "name": (COMPRESSAI | {"name": 5}, "name must be text"),
     "rows": (COMPRESSAI | {"images": [{}]}, r"images\[0\]\.setting is missing"),
     "row of another type": (

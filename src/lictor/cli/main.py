@@ -14,8 +14,10 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional, arg
 
+from lictor.cli.bd import anchors, bd
 from lictor.cli.evaluate import evaluate
 from lictor.cli.messages import complain, say
+from lictor.cli.report import report
 from lictor.errors import BitstreamError, ConfigError, DataError, LictorError
 
 Inputs = Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE...", help_behavior_hint="")]
@@ -326,6 +328,9 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "decompress": decompress,
     "info": info,
     "evaluate": evaluate,
+    "bd": bd,
+    "anchors": anchors,
+    "report": report,
     "train": train,
     "freeze": freeze,
     "demo": demo,

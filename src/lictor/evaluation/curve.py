@@ -48,7 +48,12 @@ METRICS = {
     "lpips": Metric("lpips", "LPIPS", digits=4, higher_is_better=False),
 }
 # CompressAI writes the colour space behind the metric since 1.2.
-_ALIASES = {"psnr-rgb": "psnr", "ms-ssim-rgb": "ms-ssim", "ms-ssim-rgb-db": "ms-ssim-db"}
+_ALIASES = {
+    "psnr-rgb": "psnr",
+    "ms-ssim-rgb": "ms-ssim",
+    "ms-ssim-rgb-db": "ms-ssim-db",
+    "ms-ssim-db-rgb": "ms-ssim-db",
+}
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,9 @@ class Curve:
         column = METRICS[metric].squared_error
         if column is None or aggregation == (self.aggregation or MEAN_PSNR):
             return self.columns[metric]
+        if aggregation == MEAN_PSNR:
+            rows = [[row.quality(metric) for row in self.at(s)] for s in self.settings]
+            return np.array([np.mean(values) for values in rows])
         if metric == "psnr" and "psnr-of-mean-mse" in self.columns:
             return self.columns["psnr-of-mean-mse"]
         return np.array([_psnr_of_mean(self.at(s), column) for s in self.settings])
@@ -163,7 +171,8 @@ def curve_from_rows(name: str, rows: Sequence[ImageResult], **about: Any) -> Cur
     not have (NaN) is NaN at that point. Raises `DataError` when settings differ in their pictures.
     """
     by_setting: dict[str, list[ImageResult]] = {}
-    for row in rows:
+    # In one order, whoever measured first: a sum of floats depends on it in its last bit.
+    for row in sorted(rows, key=lambda row: row.image):
         by_setting.setdefault(row.setting, []).append(row)
     pictures = {s: sorted(r.image for r in group) for s, group in by_setting.items()}
     if not rows or any(p != next(iter(pictures.values())) for p in pictures.values()):
@@ -181,7 +190,7 @@ def curve_from_rows(name: str, rows: Sequence[ImageResult], **about: Any) -> Cur
     columns["encoding_time"], columns["decoding_time"] = column("encode_s"), column("decode_s")
     if np.isnan(columns["lpips"]).all():
         del columns["lpips"]
-    ordered = [row for _, group in points for row in sorted(group, key=lambda r: r.image)]
+    ordered = [row for _, group in points for row in group]
     settings = tuple(setting for setting, _ in points)
     about = {"counts_header": True, "aggregation": MEAN_PSNR, **about}
     return Curve(name, settings, columns, tuple(ordered), **about)
@@ -278,7 +287,7 @@ def curve_from_json(content: object) -> Curve:
         description=_text(content, "description"),
         dataset=_text(content, "dataset"),
         aggregation=aggregation,
-        counts_header=content.get("counts_header"),
+        counts_header=_flag(content, "counts_header"),
         codec=_mapping(content.get("codec") or {}, "'codec'"),
         provenance=_mapping(content.get("provenance") or {}, "'provenance'"),
         errors=tuple(map(str, _list(content.get("errors", []), "errors"))),
@@ -316,6 +325,13 @@ def _text(content: Mapping[str, Any], key: str) -> str:
     value = content.get(key) or ""
     if not isinstance(value, str):
         raise DataError(f"{key} must be text, not {type(value).__name__}")
+    return value
+
+
+def _flag(content: Mapping[str, Any], key: str) -> bool | None:
+    value = content.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise DataError(f"{key} must be true, false or null, not {value!r}")
     return value
 
 

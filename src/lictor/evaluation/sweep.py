@@ -177,10 +177,10 @@ def finish(
 def save_curve(curve: Curve, path: Path) -> None:
     """Write a results file; raises `DataError` if it cannot."""
     content = curve_to_json(curve)
-    rows = [json.dumps(row, allow_nan=False) for row in content.pop("images")]
-    text = json.dumps(content, indent=1, allow_nan=False)
+    rows = ",\n  ".join(json.dumps(row, allow_nan=False) for row in content.pop("images"))
+    head = json.dumps(content, indent=1, allow_nan=False).removesuffix("\n}")
     # One line a row: what changed between two results is what `diff` shows.
-    text = f'{text[:-2]},\n "images": [\n  {(",\n  ").join(rows)}\n ]\n}}\n'
+    text = f'{head},\n "images": [\n  {rows}\n ]\n}}\n'
     write_file(path, text.encode())
 
 
