@@ -183,6 +183,11 @@ class Codec:
         return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @property
+    def tables(self) -> Mapping[str, CdfTables]:
+        """The integer tables of each latent's prior, to look at."""
+        return self._tables
+
+    @property
     def num_parameters(self) -> int:
         """Count of the model's weights."""
         return sum(p.numel() for p in self._model.parameters())

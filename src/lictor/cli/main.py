@@ -14,9 +14,11 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional, arg
 
+from lictor.cli.analyze import ANALYSES
 from lictor.cli.bd import anchors, bd
 from lictor.cli.evaluate import evaluate
 from lictor.cli.messages import complain, say
+from lictor.cli.quantize import quantize
 from lictor.cli.report import report
 from lictor.errors import BitstreamError, ConfigError, DataError, LictorError
 
@@ -333,6 +335,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "report": report,
     "train": train,
     "freeze": freeze,
+    "quantize": quantize,
     "demo": demo,
 }
 
@@ -342,6 +345,10 @@ def main(args: Sequence[str] | None = None) -> None:
     app = tyro.extras.SubcommandApp()
     for name, command in COMMANDS.items():
         app.command(name=name)(command)
+    analyze = tyro.extras.SubcommandApp()
+    for name, command in ANALYSES.items():
+        analyze.command(name=name)(command)
+    app.command(analyze, name="analyze", help="Look into a model or into its training.")
     if sys.stdout is None:  # closed by the caller: >&-
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - lives as long as the process
     try:

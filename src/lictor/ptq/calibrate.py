@@ -1,5 +1,6 @@
 """Ranges of activations, observed while a model compresses calibration crops."""
 
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -55,6 +56,17 @@ def calibration_crops(
     """Return `count` random crops in batches: a pure function of its arguments."""
     crops = make_batch(folder, step=0, seed=seed, batch_size=count, size=size, min_scale=0.5)
     return [batch_to_tensor(crops[i : i + batch_size]) for i in range(0, count, batch_size)]
+
+
+def crop_batches(
+    folder: ImageFolder, *, size: int, batch_size: int, seed: int = 0
+) -> Iterator[Float[Tensor, "b 3 size size"]]:
+    """Yield batches of random crops for ever, to optimize on."""
+    for step in itertools.count():
+        batch = make_batch(
+            folder, step=step, seed=seed, batch_size=batch_size, size=size, min_scale=0.5
+        )
+        yield batch_to_tensor(batch)
 
 
 @dataclass
@@ -159,18 +171,22 @@ class Ranges:
     `max|x_c|^a / max|w_c|^(1-a)`: 0 gives all channels one step, 1 each a step of its own range,
     which moves unequal ranges from the activations to the weights. None is 1 for weights of 8 bits
     and more, else 0.5, which fewer bits bear better. The formula is SmoothQuant's (Xiao et al.
-    2022, arXiv:2211.10438), which we know from general knowledge. Raises `ConfigError` outside of
-    these ranges.
+    2022, arXiv:2211.10438), which we know from general knowledge. `split` is the share of a layer's
+    input channels, 0 to 1, that may be added to give the channels whose rounding hurts most a finer
+    step; only balanced channels are split. Raises `ConfigError` outside of these ranges.
     """
 
     percentile: float = 100.0
     balance: float | None = None
+    split: float = 0.05
 
     def __post_init__(self) -> None:
         if not 50 < self.percentile <= 100:
             raise ConfigError(f"percentile must be above 50 and at most 100, not {self.percentile}")
         if self.balance is not None and not 0 <= self.balance <= 1:
             raise ConfigError(f"balance must be from 0 to 1, not {self.balance}")
+        if not 0 <= self.split <= 1:
+            raise ConfigError(f"split must be from 0 to 1, not {self.split}")
 
     def exponent(self, weight_bits: int | None) -> float:
         """Return the balance that holds for weights of so many bits."""
@@ -182,31 +198,42 @@ class Ranges:
 MIN_MAX = Ranges()
 
 
+@dataclass(frozen=True)
+class InputGrid:
+    """The arguments of a `QuantizedLayer` but for the layer."""
+
+    bits: LayerBits
+    steps: Float[Tensor, " c"] | None
+    copies: Float[Tensor, " c"] | None = None
+
+
 def input_grid(
     name: str, layer: Layer, observed: Observed, scheme: Scheme, ranges: Ranges
-) -> tuple[LayerBits, Float[Tensor, " c"] | None]:
-    """Return the bits of a layer and the steps of its input channels.
+) -> InputGrid:
+    """Return the grids of a layer's input channels; activations have bits.
 
     The picture is on a grid of 8 bits already, which it keeps at any number of bits. Whole numbers
     (a decoded hyper-latent) get a whole step, so that they stay exact where the bits suffice.
     """
     channels = input_channels(layer)
     bits = scheme.activations
-    if bits is None:
-        return LayerBits(scheme.weights, None), None
+    assert bits is not None
     if observed.picture and scope_of(name) == "g_a":
-        return LayerBits(scheme.weights, 8, 0), torch.full((channels,), 1 / 255)
+        return InputGrid(LayerBits(scheme.weights, 8, 0), torch.full((channels,), 1 / 255))
     low, high = observed.range(ranges.percentile)
     if observed.integers:
         grid = _whole_grid(low, high, bits)
-        return LayerBits(scheme.weights, bits, grid.zero), torch.full((channels,), grid.scale)
+        steps = torch.full((channels,), grid.scale)
+        return InputGrid(LayerBits(scheme.weights, bits, grid.zero), steps)
     balance = _balance(layer, observed, ranges.exponent(scheme.weights))
     if len(set(balance.tolist())) > 1:  # ranges of the balanced input, its tails cut off alike
         share = (high - low) / max(float(observed.high.max() - observed.low.min()), 1e-30)
         low = share * float((observed.low / balance).min())
         high = share * float((observed.high / balance).max())
     grid = ActivationGrid.from_range(low, high, bits)
-    return LayerBits(scheme.weights, bits, grid.zero), balance * grid.scale
+    steps = balance * grid.scale
+    copies = _copies(layer, steps, ranges.split)
+    return InputGrid(LayerBits(scheme.weights, bits, grid.zero), steps / copies, copies)
 
 
 def _whole_grid(low: float, high: float, bits: int) -> ActivationGrid:
@@ -215,6 +242,24 @@ def _whole_grid(low: float, high: float, bits: int) -> ActivationGrid:
     step = max(1, math.ceil((high - low) / top))
     zero = round((top - (high + low) / step) / 2)
     return ActivationGrid(bits, float(step), min(max(zero, 0), top))
+
+
+def _copies(layer: Layer, steps: Float[Tensor, " c"], split: float) -> Float[Tensor, " c"]:
+    """Return how often each input channel should enter the layer: the noisiest ones more often.
+
+    The noise of a channel's rounding in the output goes with its squared step times the energy of
+    the weights that hear it.
+    """
+    copies = torch.ones_like(steps)
+    if len(set(steps.tolist())) == 1:
+        return copies
+    axis = 1 - output_axis(layer)
+    weight = layer.weight.detach().float()
+    heard = weight.square().sum([i for i in range(weight.dim()) if i != axis])
+    for _ in range(int(split * len(steps))):
+        noise = (steps / copies).square() * heard
+        copies[noise.argmax()] += 1
+    return copies
 
 
 def _balance(layer: Layer, observed: Observed, exponent: float) -> Float[Tensor, " c"]:

@@ -108,7 +108,23 @@ class ActivationGrid:
 
 
 def integers(
-    x: Float[Tensor, "*shape"], steps: Float[Tensor, "..."], bits: int, zero: int
+    x: Float[Tensor, "*shape"],
+    steps: Float[Tensor, "..."],
+    bits: int,
+    zero: int,
+    copies: Float[Tensor, "..."] | int = 1,
 ) -> Float[Tensor, "*shape"]:
-    """Return `q - zero` of the code nearest to each value, as floats: 0 stands for 0."""
-    return torch.div(x, steps).round_().clamp_(-zero, 2**bits - 1 - zero)
+    """Return `q - zero` of the code nearest to each value, as floats: 0 stands for 0.
+
+    A value in so many `copies` is the sum of as many codes, and reaches as many times as far.
+    """
+    low, high = code_range(bits, zero)
+    codes = torch.div(x, steps).round_()
+    if isinstance(copies, int):
+        return codes.clamp_(low * copies, high * copies)
+    return torch.minimum(torch.maximum(codes, low * copies), high * copies)
+
+
+def code_range(bits: int, zero: int) -> tuple[int, int]:
+    """Return the least and the largest `q - zero`."""
+    return -zero, 2**bits - 1 - zero

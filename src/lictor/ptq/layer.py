@@ -31,16 +31,25 @@ class QuantizedLayer(nn.Module):
     """Computes `layer(integers of the input) * scales + bias`.
 
     The integer of an input is the nearest to `input / steps`, `steps` being one number for each
-    input channel (equal ones make one grid of the tensor). `layer.weight` holds integers, as
-    floats, or floats if the weights have no bits; the steps are multiplied into them before they
-    are rounded. `scales` is one number for each output channel.
+    input channel (equal ones make one grid of the tensor). Where `copies` is above 1, the channel
+    enters the layer so many times, and its integer is the sum of as many codes: that channel has a
+    finer step at the same range, for the price of another channel (outlier channel splitting, Zhao
+    et al. 2019, arXiv:1901.09504, which we know from general knowledge). `layer.weight` holds
+    integers, as floats, or floats if the weights have no bits; the steps are multiplied into them
+    before they are rounded. `scales` is one number for each output channel.
 
     Sums of integers are exact in float64 below 2^53, which 16 by 16 bits do not reach in any
     layer of fewer than 2^22 taps. An `EntropyNetwork` of such layers gives the same bits on every
     machine: nothing in it depends on the order of a sum.
     """
 
-    def __init__(self, layer: Layer, bits: LayerBits, steps: Float[Tensor, " c"] | None = None):
+    def __init__(
+        self,
+        layer: Layer,
+        bits: LayerBits,
+        steps: Float[Tensor, " c"] | None = None,
+        copies: Float[Tensor, " c"] | None = None,
+    ):
         super().__init__()
         for count in (bits.weights, bits.inputs):
             if count is not None:
@@ -53,6 +62,10 @@ class QuantizedLayer(nn.Module):
         self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
         self.steps: Tensor
         self.register_buffer("steps", steps if steps is None else steps.to(weight.dtype))
+        self.copies: Tensor
+        if steps is not None and copies is None:
+            copies = torch.ones_like(steps)
+        self.register_buffer("copies", copies if copies is None else copies.to(weight.dtype))
         self.scales: Tensor
         self.register_buffer("scales", torch.ones_like(bias).detach())
         with torch.no_grad():
@@ -66,7 +79,8 @@ class QuantizedLayer(nn.Module):
         """Map features as the layer would; the dtype stays."""
         axis = channel_axis(self.layer, x)
         if self.bits.inputs is not None:
-            x = integers(x, along(self.steps, axis, x.dim()), self.bits.inputs, self.bits.zero)
+            steps, copies = (along(t, axis, x.dim()) for t in (self.steps, self.copies))
+            x = integers(x, steps, self.bits.inputs, self.bits.zero, copies)
         out = self.layer(x)
         # Two operations, never a fused one: machines differ in whether and how they fuse.
         out = out * along(self.scales, axis, out.dim())

@@ -18,7 +18,7 @@ from lictor.ptq.fake_quant import check_bits
 from lictor.ptq.layer import LayerBits, QuantizedLayer, input_channels
 from lictor.ptq.scheme import layers_of, replace_layer
 
-_FACTORS = ("scales", "steps")
+_FACTORS = ("scales", "steps", "copies")
 
 
 def quantized_layers(model: AbstractCodecModel) -> dict[str, QuantizedLayer]:

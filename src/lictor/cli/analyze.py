@@ -1,0 +1,11 @@
+"""`lictor analyze`: what goes on inside a model; one command for each question."""
+
+from collections.abc import Callable
+
+from lictor.cli.analyze_outliers import outliers
+from lictor.cli.analyze_ptq import ptq
+
+ANALYSES: dict[str, Callable[..., int]] = {
+    "outliers": outliers,
+    "ptq": ptq,
+}
