@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lictor.codec import Codec
@@ -226,12 +227,10 @@ def _measuring(
 
 
 @torch.inference_mode()
-def codec_outliers(
-    name: str, codec: Codec, pictures: Sequence[UInt8[np.ndarray, "h w c"]]
-) -> CodecReport:
-    """Compress pictures, each as a whole, and return what latents and layers' outputs were like.
+def codec_outliers(name: str, codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> CodecReport:
+    """Compress whole pictures and return what latents and layers' outputs were like.
 
-    Raises `DataError` without pictures.
+    Pictures are uint8 arrays `h w c`, each of its own size. Raises `DataError` without pictures.
     """
     if not pictures:
         raise DataError("outliers are measured on pictures; there is none")

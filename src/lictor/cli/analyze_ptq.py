@@ -17,9 +17,6 @@ from lictor.cli.messages import complain, say
 from lictor.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
-
     from lictor.codec import Codec
     from lictor.data import ImageFolder
     from lictor.evaluation.curve import ImageResult
@@ -198,7 +195,7 @@ def _measure(
     from lictor.evaluation.quantization import codec_costs
     from lictor.ptq.calibrate import Ranges, calibration_crops
 
-    calibrating: list[Float[Tensor, "b 3 h w"]] = calibration_crops(folder, count=crops, seed=seed)
+    calibrating = calibration_crops(folder, count=crops, seed=seed)
     better = partial(improve, pictures=folder, steps=optimize, seed=seed) if optimize else None
     costs, rows = list[Any](), dict[Any, Any]()
     for name, codec in codecs.items():

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lictor.codec import Codec, ImageCodec
@@ -33,7 +33,7 @@ from lictor.ptq.calibrate import MIN_MAX, Ranges, observe
 from lictor.ptq.quantize import quantize
 from lictor.ptq.scheme import ALL, SCOPES, Scheme
 
-Pictures = Mapping[str, UInt8[np.ndarray, "h w c"]]
+Pictures = Mapping[str, NDArray[np.uint8]]  # `h w c` by name
 # Takes a quantized copy, the original and its lmbda, and makes the copy better in place.
 Improve = Callable[[AbstractCodecModel, AbstractCodecModel, float], None]
 MIN_RATES = 4
@@ -154,7 +154,7 @@ def codec_costs(
     name: str,
     codec: Codec,
     pictures: Pictures,
-    crops: Sequence[Float[Tensor, "b 3 h w"]],
+    crops: Sequence[Tensor],
     schemes: Sequence[Scheme],
     *,
     ranges: Ranges = MIN_MAX,
@@ -163,8 +163,8 @@ def codec_costs(
 ) -> Iterator[tuple[Cost | None, tuple[ImageResult, ...]]]:
     """Yield the rows of a codec (without a cost), then cost and rows of each quantized copy.
 
-    `crops` calibrate; `lmbda` overrides the notes'; `improve` may optimize each copy. Raises
-    `ConfigError` when the codec is quantized already.
+    `crops` (batches `b 3 h w` in [0, 1]) calibrate; `lmbda` overrides the notes'; `improve` may
+    optimize each copy. Raises `ConfigError` when the codec is quantized already.
     """
     model = codec.thaw()
     observed = observe(model, crops)

@@ -52,8 +52,8 @@ def calibration_pictures(folder: Path, *, most: int = 64, seed: int = 0) -> Imag
 
 def calibration_crops(
     folder: ImageFolder, *, count: int = 32, size: int = 256, seed: int = 0, batch_size: int = 4
-) -> list[Float[Tensor, "b 3 size size"]]:
-    """Return `count` random crops in batches: a pure function of its arguments."""
+) -> list[Tensor]:
+    """Return `count` random crops in batches `b 3 size size`: a pure function of its arguments."""
     crops = make_batch(folder, step=0, seed=seed, batch_size=count, size=size, min_scale=0.5)
     return [batch_to_tensor(crops[i : i + batch_size]) for i in range(0, count, batch_size)]
 
@@ -136,12 +136,11 @@ def _watching(layers: dict[str, Layer], see: dict[str, Observed], what: str) -> 
 
 
 @torch.no_grad()
-def observe(
-    model: AbstractCodecModel, crops: Sequence[Float[Tensor, "b 3 h w"]]
-) -> dict[str, Observed]:
+def observe(model: AbstractCodecModel, crops: Sequence[Tensor]) -> dict[str, Observed]:
     """Run a model, latents rounded, and return what the input of each layer was like.
 
-    Raises `DataError` without crops, or where an input is not finite.
+    `crops` are batches `b 3 h w` in [0, 1]. Raises `DataError` without crops, or where an input is
+    not finite.
     """
     if not crops:
         raise DataError("calibration needs at least one crop")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lictor.errors import ConfigError
 
 MIN_BITS, MAX_BITS = 2, 16
+_LEAST_STEP = 1e-30
 Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
@@ -50,7 +51,7 @@ def weight_scales(weight: Float[Tensor, "..."], bits: int, axis: int) -> Float[T
     """
     largest = weight.detach().abs().amax([i for i in range(weight.dim()) if i != axis])
     scales = largest / (2 ** (check_bits(bits) - 1) - 1)
-    return torch.where(scales > 0, scales, torch.ones_like(scales))
+    return torch.where(scales > _LEAST_STEP, scales, torch.ones_like(scales))
 
 
 def weight_codes(
@@ -94,7 +95,9 @@ class ActivationGrid:
         """Return the grid that covers `low` to `high` and 0."""
         low, high = min(low, 0.0), max(high, 0.0)
         top = 2 ** check_bits(bits) - 1
-        scale = (high - low) / top or 1.0
+        scale = (high - low) / top
+        if scale < _LEAST_STEP:  # nothing but zeros; float32 could not hold the step
+            scale = 1.0
         return cls(bits, scale, min(max(round(-low / scale), 0), top))
 
     @property

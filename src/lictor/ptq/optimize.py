@@ -123,7 +123,7 @@ class _Learning(nn.Module):
 def optimize(
     quantized: AbstractCodecModel,
     original: AbstractCodecModel,
-    batches: Iterable[Float[Tensor, "b 3 h w"]],
+    batches: Iterable[Tensor],
     loss: Loss,
     settings: Settings,
     *,
@@ -131,9 +131,9 @@ def optimize(
 ) -> Iterator[Progress]:
     """Improve what `quantize` made of a model, in place, and yield after each step.
 
-    `loss` is what the model was trained for, of a batch and the model's output. The model is whole
-    again when the iterator ends, also when it is closed early or the batches run out; in between
-    it must not be used. Raises `ConfigError` for a model that is not quantized.
+    Batches are `b 3 h w` in [0, 1]; `loss` is what the model was trained for, of a batch and the
+    model's output. The model is whole again when the iterator ends, also when it is closed early or
+    the batches run out; in between it must not be used. Raises `ConfigError` for a model that is not quantized.
     """
     layers = quantized_layers(quantized)
     if not layers:
