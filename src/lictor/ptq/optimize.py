@@ -133,7 +133,8 @@ def optimize(
 
     Batches are `b 3 h w` in [0, 1]; `loss` is what the model was trained for, of a batch and the
     model's output. The model is whole again when the iterator ends, also when it is closed early or
-    the batches run out; in between it must not be used. Raises `ConfigError` for a model that is not quantized.
+    the batches run out; in between it must not be used. Raises `ConfigError` for a model that is
+    not quantized.
     """
     layers = quantized_layers(quantized)
     if not layers:
