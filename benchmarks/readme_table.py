@@ -89,7 +89,8 @@ def render(ours: Curve, peers: dict[str, Curve]) -> str:
         f"lictor default: {config['parameters'] / 1e6:.1f} million weights, "
         f"{config['notes']['steps']} training steps on a CPU, fingerprint "
         f"`{config['fingerprint']}`.\nThe others are read between their own points. Times are "
-        f"medians on {machine['cores']} cores of a {machine['cpu']}, a 768x512 picture at a time."
+        f"medians of warm calls on {machine['cores']} cores ({machine['cpu']}), a 768x512 picture "
+        "at a time."
     )
     return f"{BEGIN}\n{''.join(lines)}\n{notes}\n{END}"
 

@@ -44,6 +44,7 @@ Step = Callable[[], object]
 
 
 def lictor_step(args: argparse.Namespace, precision: torch.dtype) -> Step:
+    from lictor.config import OptimConfig
     from lictor.models.hyperprior import MeanScaleHyperpriorModel
     from lictor.optim.factory import build_optimizer
     from lictor.surrogates import AdditiveNoise
@@ -52,7 +53,7 @@ def lictor_step(args: argparse.Namespace, precision: torch.dtype) -> Step:
     torch.manual_seed(0)
     model = MeanScaleHyperpriorModel(args.n, args.m)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    optimizer = build_optimizer("adam", model, lr=LR, beta2=0.999)
+    optimizer = build_optimizer(model, OptimConfig("adam", lr=LR, beta2=0.999))
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(args.batch, 3, args.size, args.size)
     return lambda: train_step(

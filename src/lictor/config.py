@@ -50,6 +50,8 @@ class OptimConfig:
     """A name from the table of optimizers."""
     lr: float = 1e-4
     """Peak learning rate."""
+    beta1: float = 0.9
+    """Memory of the gradient."""
     beta2: float = 0.999
     """Memory of the squared gradient; 0.99 recovers sooner from a sudden large gradient."""
     schedule: str = "flat-cosine"
@@ -60,6 +62,16 @@ class OptimConfig:
     """Learning rate at the end, as a share of `lr`."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
+    weight_decay: float = 0.0
+    """Pull of the weights towards zero: added to the gradient by adam, decoupled in all others."""
+    factor_beta: float = 0.95
+    """soap: memory of the factors, which the bases follow."""
+    precondition_every: int = 10
+    """soap: steps between refreshes of the bases."""
+    shapes: str = "split"
+    """soap: which axes of a weight get a factor."""
+    max_factor: int = 2048
+    """soap: an axis longer than this gets no factor."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,10 @@ class TrainConfig:
     """Steps between evaluations on the held-out pictures."""
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
+    conflict_every: int = 0
+    """Steps between probes of the conflict of rate and distortion; 0 for none."""
+    conflict_lag: int = 0
+    """Probes also compare gradients so many steps apart; 0 for not."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +128,16 @@ class RunConfig:
 _RULES = {
     "loss.lmbda": (lambda v: v > 0, "positive"),
     "optim.lr": (lambda v: v > 0, "positive"),
+    "optim.beta1": (lambda v: 0 <= v < 1, "from 0 to below 1"),
     "optim.beta2": (lambda v: 0 <= v < 1, "from 0 to below 1"),
     "optim.warmup": (lambda v: 0 <= v < 1, "from 0 to below 1"),
     "optim.final": (lambda v: 0 <= v <= 1, "from 0 to 1"),
     "optim.max_grad_norm": (lambda v: v > 0, "positive"),
+    "optim.weight_decay": (lambda v: v >= 0, "at least 0"),
+    "optim.factor_beta": (lambda v: 0 <= v < 1, "from 0 to below 1"),
+    "optim.precondition_every": (lambda v: v >= 1, "at least 1"),
+    "optim.shapes": (lambda v: v in ("split", "spatial", "matrix"), "split, spatial or matrix"),
+    "optim.max_factor": (lambda v: v >= 1, "at least 1"),
     "data.crop_size": (
         lambda v: 64 <= v <= 4096 and v % 64 == 0,
         "a multiple of 64, up to 4096",
@@ -130,6 +152,8 @@ _RULES = {
     "train.log_every": (lambda v: v >= 1, "at least 1"),
     "train.eval_every": (lambda v: v >= 1, "at least 1"),
     "train.checkpoint_every": (lambda v: v >= 1, "at least 1"),
+    "train.conflict_every": (lambda v: v >= 0, "at least 0"),
+    "train.conflict_lag": (lambda v: v >= 0, "at least 0"),
 }
 
 

@@ -21,6 +21,10 @@ class CheckpointError(LictorError):
     """A checkpoint or codec file is missing, damaged, or belongs to another model."""
 
 
+class TimeLimitError(LictorError):
+    """A program of somebody else took longer than it may."""
+
+
 class BitstreamError(LictorError):
     """A compressed file cannot be decoded."""
 

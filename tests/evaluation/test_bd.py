@@ -335,7 +335,14 @@ def test_pictures_are_the_same_by_their_content_not_by_their_names():
 
 
 @pytest.mark.parametrize(
-    "how", [{"resamples": 0}, {"seed": -1}, {"confidence": 0.0}, {"confidence": 1.0}]
+    "how",
+    [
+        {"resamples": 0},
+        {"resamples": 10**9},
+        {"seed": -1},
+        {"confidence": 0.0},
+        {"confidence": 1.0},
+    ],
 )
 def test_a_bootstrap_that_cannot_be_is_refused(how):
     with pytest.raises(ConfigError, match="bootstrap"):

@@ -19,6 +19,7 @@ from lictor.evaluation.curve import (
     curve_from_rows,
     curve_to_json,
     load_curve,
+    row_to_json,
 )
 from lictor.metrics import ms_ssim_db, psnr_of_mse
 
@@ -157,6 +158,15 @@ WRONG = {
     "aggregation": (COMPRESSAI | {"aggregation": "median"}, "median"),
     "flag": (COMPRESSAI | {"counts_header": "yes"}, "counts_header must be true"),
     "name": (COMPRESSAI | {"name": 5}, "name must be text"),
+    "huge": (changed(bpp=[0.1, 10**400, 0.3]), "too large"),
+    "no size": (
+        COMPRESSAI | {"images": [{**row_to_json(ROWS[0]), "width": 0}]},
+        r"images\[0\]\.width must be at least 1",
+    ),
+    "negative error": (
+        COMPRESSAI | {"images": [{**row_to_json(ROWS[0]), "mse": -1.0}]},
+        r"images\[0\]\.mse must be at least 0",
+    ),
     "rows": (COMPRESSAI | {"images": [{}]}, r"images\[0\]\.setting is missing"),
     "row of another type": (
         COMPRESSAI | {"images": [{"setting": "s", "image": "i", "sha256": "x", "width": "w"}]},

@@ -162,6 +162,15 @@ def test_what_is_wrong_in_a_description_is_named(text, message, tmp_path):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("value", ["inf", "nan", "-inf"])
+def test_numbers_are_finite(value, tmp_path):
+    path = tmp_path / "codec.toml"
+    for text in (GOOD + f"timeout_s = {value}", GOOD.replace("[1, 2.5]", f"[1, {value}]")):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=r"codec\.toml"):
+            load_command_config(path)
+
+
 def test_a_description_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no such codec description"):
         load_command_config(tmp_path / "none.toml")

@@ -13,15 +13,15 @@ from PIL import Image
 
 from conftest import photo
 from lictor.data import load_image
-from lictor.errors import DataError, LictorError
+from lictor.errors import DataError, LictorError, TimeLimitError
 from lictor.evaluation.contenders import Contender, Setting, parse_contenders
 from lictor.evaluation.cost import with_speed
 from lictor.evaluation.curve import load_curve
 from lictor.evaluation.pictures import original_path, picture_path
 from lictor.evaluation.rd import evaluate_image
-from lictor.evaluation.sweep import evaluate, finish, read_pictures, set_hash
+from lictor.evaluation.sweep import evaluate, finish, read_pictures, save_curve, set_hash
 
-TIMES = {"encode_s": 0.0, "decode_s": 0.0}
+TIMES = {"encode_s": 0.0, "decode_s": 0.0, "jobs": 0}
 
 
 @pytest.fixture
@@ -86,6 +86,84 @@ def test_a_finished_sweep_is_taken_as_it_is_and_a_new_quality_added(pictures, tm
     assert sum(o.reused for o in outcomes) == 2 * len(pictures)
     (curve,) = finish(three, outcomes, out=tmp_path)
     assert curve.settings == ("q20", "q50", "q80")
+    assert curve.provenance["jobs"] == 1
+
+
+def test_times_say_how_many_were_measured_beside_each_other(pictures, tmp_path):
+    one, both = parse_contenders(["jpeg:20"]), parse_contenders(["jpeg:20,80"])
+    (curve,) = finish(one, list(evaluate(one, pictures, out=tmp_path, jobs=2)), out=tmp_path)
+    assert {row.jobs for row in curve.rows} == {2}
+    (curve,) = finish(both, list(evaluate(both, pictures, out=tmp_path, jobs=1)))
+    assert {row.setting: row.jobs for row in curve.rows} == {"q20": 2, "q80": 1}
+    assert curve.provenance["jobs"] == 2  # what was reused did not become clean
+
+
+def test_nothing_that_was_measured_is_lost_to_a_smaller_evaluation(pictures, tmp_path):
+    two, one = parse_contenders(["jpeg:20,80"]), parse_contenders(["jpeg:80"])
+    (curve,) = finish(two, list(evaluate(two, pictures, out=tmp_path)), out=tmp_path)
+    save_curve(
+        with_speed(curve, two[0], pictures, num_pictures=1, repeats=1), tmp_path / "jpeg.json"
+    )
+    (curve,) = finish(one, list(evaluate(one, pictures[:2], out=tmp_path)), out=tmp_path)
+    assert curve.settings == ("q80",)
+    assert len(curve.rows) == 2
+    assert set(curve.codec["speed"]) == {"q80"}
+    outcomes = list(evaluate(two, pictures, out=tmp_path))
+    assert all(o.reused for o in outcomes)
+    finish(two, outcomes, out=tmp_path)
+    assert [p.name for p in tmp_path.glob("jpeg*")] == ["jpeg.json"]
+
+
+def test_one_file_that_cannot_be_written_costs_only_itself(pictures, tmp_path):
+    contenders = parse_contenders(["jpeg:20", "webp:20"])
+    outcomes = list(evaluate(contenders, pictures, out=tmp_path / "out"))
+    (tmp_path / "out" / "jpeg.json").mkdir()
+    with pytest.raises(DataError, match=r"jpeg\.json"):
+        finish(contenders, outcomes, out=tmp_path / "out")
+    assert load_curve(tmp_path / "out" / "webp.json").settings == ("q20",)
+
+
+def test_results_kept_among_the_pictures_are_no_pictures(picture_folder):
+    out = picture_folder / "results"
+    pictures, _ = read_pictures(picture_folder, exclude=out)
+    contenders = parse_contenders(["jpeg:20"])
+    list(evaluate(contenders, pictures, out=out, keep=2))
+    assert read_pictures(picture_folder, exclude=out) == (pictures, [])
+    assert len(read_pictures(picture_folder)[0]) > len(pictures)
+
+
+def test_rows_whose_company_is_unknown_do_not_become_clean(pictures, tmp_path):
+    contenders = parse_contenders(["jpeg:20"])
+    (curve,) = finish(contenders, list(evaluate(contenders, pictures, out=tmp_path)), out=tmp_path)
+    content = json.loads((tmp_path / "jpeg.json").read_text())
+    for row in content["images"]:
+        del row["jobs"]
+    (tmp_path / "jpeg.json").write_text(json.dumps(content))
+    (curve,) = finish(contenders, list(evaluate(contenders, pictures, out=tmp_path)))
+    assert curve.provenance["jobs"] == 0
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A program that takes too long, and says so."""
+
+    tries: list
+    name: str = "slow"
+
+    def encode(self, image):
+        self.tries.append(image.shape)
+        raise TimeLimitError("no result after 600 s")
+
+    def decode(self, data):
+        raise AssertionError
+
+
+def test_a_setting_that_takes_too_long_is_not_tried_on_every_picture(pictures):
+    tries: list = []
+    contender = Contender("slow", (Setting("s", partial(Slow, tries), {}),))
+    outcomes = list(evaluate([contender], pictures))
+    assert len(tries) == 1
+    assert all("time limit" in o.error or "600 s" in o.error for o in outcomes)
 
 
 def test_rows_of_another_picture_or_configuration_are_measured_again(pictures, tmp_path):
@@ -250,7 +328,7 @@ def test_a_lazy_consumer_holds_the_work_back(pictures):
     sweep = evaluate([Contender("c", (setting,))], pictures, jobs=1)
     next(sweep)
     time.sleep(0.05)
-    assert len(made) == 2  # the warming up, and one picture
+    assert len(made) == 1
 
 
 @dataclass(frozen=True)

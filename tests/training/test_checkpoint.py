@@ -138,6 +138,12 @@ def test_another_models_checkpoint_is_an_error(saved):
             restore(read_checkpoint(saved), saved, model, state)
 
 
+def test_another_optimizers_checkpoint_is_an_error_that_names_the_file(saved):
+    model, state = new_run(optimizer="soap")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: does not fit this run.*SOAP"):
+        restore(read_checkpoint(saved), saved, model, state)
+
+
 def test_a_checkpoint_with_parts_missing_or_of_other_hooks_is_an_error(saved):
     content = read_checkpoint(saved)
     model, state = new_run()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from conftest import photo_tensor, tiny_model
+from lictor.config import OptimConfig
 from lictor.errors import ConfigError, DataError, LictorError
 from lictor.models.zoo import MODELS
 from lictor.optim.factory import OPTIMIZERS, build_optimizer
@@ -50,7 +51,7 @@ def test_the_loss_is_bpp_plus_lambda_times_squared_grey_levels():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_model_learns_one_picture(name, optimizer):
     model, x = tiny_model(name), photo_tensor(1, 64, 64)
-    built = build_optimizer(optimizer, model, lr=3e-3, beta2=0.99)
+    built = build_optimizer(model, OptimConfig(optimizer, lr=3e-3, beta2=0.99))
     losses = [take_step(model, built, x, step=i).loss for i in range(40)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
@@ -58,7 +59,7 @@ def test_a_model_learns_one_picture(name, optimizer):
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_a_step_reports_the_loss_before_it_and_the_norm_before_clipping(precision):
     model, x = tiny_model("checkerboard"), photo_tensor(1, 64, 64)
-    optimizer = build_optimizer("adam", model, lr=1e-3, beta2=0.999)
+    optimizer = build_optimizer(model, OptimConfig("adam", lr=1e-3, beta2=0.999))
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16)
     with torch.no_grad(), autocast:
         out = model(x, surrogate=Mixed(), generator=torch.Generator().manual_seed(0))
@@ -124,7 +125,7 @@ def test_a_hook_has_the_last_word_on_the_weights():
     x = photo_tensor(1, 64, 64)
     hook = Averaging(model)
     take_step(model, state.optimizer, x, hooks=[hook])
-    take_step(plain, build_optimizer("adam", plain, lr=1e-3, beta2=0.99), x)
+    take_step(plain, build_optimizer(plain, OptimConfig("adam", lr=1e-3, beta2=0.99)), x)
     assert not same(weights(model), weights(plain))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from conftest import tiny_model
-from lictor.config import RunConfig, config_from_dict
+from lictor.config import OptimConfig, RunConfig, config_from_dict
 from lictor.models.base import AbstractCodecModel
 from lictor.optim.factory import build_optimizer
 from lictor.training.checkpoint import RunState
@@ -26,7 +26,7 @@ def new_run(
 ) -> tuple[AbstractCodecModel, RunState]:
     model = tiny_model(name, seed)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    built = build_optimizer(optimizer, model, lr=1e-3, beta2=0.99)
+    built = build_optimizer(model, OptimConfig(optimizer, lr=1e-3, beta2=0.99))
     return model, RunState(built, torch.Generator().manual_seed(seed))
 
 

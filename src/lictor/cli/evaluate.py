@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,9 +66,9 @@ def evaluate(
         if value is not None and value < least:
             raise ConfigError(f"--{name} must be at least {least}, not {value}")
     contenders = parse_contenders(codecs)
-    pictures, unreadable = read_pictures(folder, limit=limit)
-    for error in unreadable:
-        complain(error)
+    pictures, unreadable = read_pictures(folder, limit=limit, exclude=out)
+    for reason in unreadable:
+        complain(reason)
     jobs = jobs or os.cpu_count() or 1
     outcomes = _measure(contenders, pictures, out=out, jobs=jobs, lpips=lpips, keep=keep)
     curves = finish(
@@ -75,14 +76,17 @@ def evaluate(
         outcomes,
         out=out,
         dataset=dataset or folder.resolve().name.lower(),
-        provenance=provenance(jobs=jobs, images=len(pictures), images_sha256=set_hash(pictures)),
+        provenance=provenance(images=len(pictures), images_sha256=set_hash(pictures)),
+        errors=[f"not a readable picture: {reason}" for reason in unreadable],
     )
     _print_tables(curves)
+    failed = len(unreadable)
     if out is not None and speed:
-        curves = _measure_speed(contenders, curves, pictures, out)
+        failed += _measure_speed(contenders, curves, pictures, out)
     if out is not None and curves:
-        stderr.print(f"results in {', '.join(str(out / f'{c.name}.json') for c in curves)}")
-    return _report_failures(outcomes, curves, len(unreadable))
+        files = ", ".join(str(out / f"{curve.name}.json") for curve in curves)
+        stderr.print(f"results in {files}", soft_wrap=True)
+    return _report_failures(outcomes, curves, failed)
 
 
 def _measure(
@@ -92,7 +96,12 @@ def _measure(
     from lictor.evaluation.sweep import evaluate as sweep
 
     total = len(pictures) * sum(len(contender.settings) for contender in contenders)
-    outcomes = list(follow(sweep(contenders, pictures, **options), total, "evaluating"))
+    # A polite request to stop ends as Ctrl-C does: with every row kept and no process left.
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        outcomes = list(follow(sweep(contenders, pictures, **options), total, "evaluating"))
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     reused = sum(outcome.reused for outcome in outcomes)
     if reused:
         stderr.print(f"{reused} of {total} rows were measured before and are taken as they are")
@@ -104,18 +113,22 @@ def _measure_speed(
     curves: "Sequence[Curve]",
     pictures: "Sequence[Picture]",
     out: Path,
-) -> "list[Curve]":
-    """Add the costs of each setting to its curve's file, one codec at a time."""
+) -> int:
+    """Add the costs of each setting to its curve's file, one at a time; return how many fail."""
     from lictor.cli.progress import over
     from lictor.evaluation.cost import with_speed
     from lictor.evaluation.sweep import save_curve
 
     by_name = {contender.name: contender for contender in contenders}
-    result = []
+    failed = 0
     for curve in over(curves, "measuring speed"):
-        result.append(with_speed(curve, by_name[curve.name], pictures))
-        save_curve(result[-1], out / f"{curve.name}.json")
-    return result
+        try:
+            measured = with_speed(curve, by_name[curve.name], pictures)
+            save_curve(measured, out / f"{curve.name}.json")
+        except LictorError as error:
+            failed += 1
+            complain(f"{curve.name}: no speed ({error})")
+    return failed
 
 
 def _print_tables(curves: "Sequence[Curve]") -> None:
@@ -166,7 +179,7 @@ def _point_figures(curve: "Curve") -> list[dict[str, str]]:
 
 
 def _report_failures(
-    outcomes: "Sequence[Outcome]", curves: "Sequence[Curve]", unreadable: int
+    outcomes: "Sequence[Outcome]", curves: "Sequence[Curve]", failed_already: int
 ) -> int:
     """Say what failed, after the table; return the exit code."""
     from lictor.evaluation.rd import check_estimate
@@ -188,4 +201,4 @@ def _report_failures(
     failed = sum(outcome.row is None for outcome in outcomes)
     if failed:
         complain(f"{failed} of {len(outcomes)} measurements failed; settings with one are left out")
-    return 1 if errors or unreadable else 0
+    return 1 if errors or failed_already else 0

@@ -373,6 +373,8 @@ def main(args: Sequence[str] | None = None) -> None:
         complain(f"cannot write to the terminal or pipe ({error.strerror})")
         code = 1
     except MemoryError:
-        complain("out of memory; make data.crop_size, train.batch_size or the picture smaller")
+        complain(
+            "out of memory; make the picture, data.crop_size, train.batch_size or --jobs smaller"
+        )
         code = 1
     sys.exit(code)

@@ -10,4 +10,6 @@ def say(text: str) -> None:
 
 def complain(error: object) -> None:
     """Print one line about what is wrong."""
-    print(f"lictor: error: {error}", file=sys.stderr, flush=True)
+    # Names and other programs' words are in it: no control characters get through.
+    text = "".join(c if c.isprintable() else "?" for c in str(error).replace("\n", " "))
+    print(f"lictor: error: {text}", file=sys.stderr, flush=True)

@@ -163,7 +163,7 @@ def table(rows: Sequence[Mapping[str, str]], *, title: str = "") -> Table:
 
     In a narrow terminal the text gives way: a number that is cut off would be another number.
     """
-    result = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    result = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for position, key in enumerate(rows[0] if rows else ()):
         widest = max(len(key), *(len(row[key]) for row in rows))
         if position == 0:

@@ -36,6 +36,8 @@ Pair = tuple[Rows, Rows]
 Range = tuple[float, float]
 
 _NONE = (math.nan, math.nan)
+MAX_RESAMPLES = 100_000
+_AT_A_TIME = 1000  # resamples, so that memory does not grow with their number
 # An interval needs this share of the resamples to give curves that rise and overlap.
 _MIN_USABLE = 0.95
 
@@ -112,6 +114,9 @@ def _quality_deltas(anchor: Pair, test: Pair, method: str) -> Each:
     return _mean_differences(*pair, method)
 
 
+_DELTAS = (_rate_deltas, _quality_deltas)
+
+
 def _mean_differences(anchor: Pair, test: Pair, method: str) -> Each:
     """Mean of test minus anchor over the common range; NaN where a curve does not rise."""
     curves, rising = [], True
@@ -140,10 +145,12 @@ class Bootstrap:
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
-        if self.resamples < 1 or self.seed < 0 or not 0 < self.confidence < 1:
+        fits = 1 <= self.resamples <= MAX_RESAMPLES and self.seed >= 0 and 0 < self.confidence < 1
+        if not fits:
             raise ConfigError(
-                "a bootstrap needs resamples of at least 1, a seed of at least 0 and a confidence "
-                f"between 0 and 1, not {self.resamples}, {self.seed} and {self.confidence}"
+                f"a bootstrap needs 1 to {MAX_RESAMPLES} resamples, a seed of at least 0 and a "
+                "confidence between 0 and 1, not "
+                f"{self.resamples}, {self.seed} and {self.confidence}"
             )
 
 
@@ -304,12 +311,14 @@ def _with_images(
         return result
 
     generator = np.random.default_rng(bootstrap.seed)
-    shape = (bootstrap.resamples, len(order))
-    drawn = generator.multinomial(len(order), np.full(len(order), 1 / len(order)), shape[0])
-    weights = drawn / len(order)
-    means = [table.averaged(weights) for table in tables]
-    rates = _rate_deltas(means[0], means[1], result.method)
-    qualities = sign * _quality_deltas(means[0], means[1], result.method)
+    chunks = []
+    for begin in range(0, bootstrap.resamples, _AT_A_TIME):
+        count = min(_AT_A_TIME, bootstrap.resamples - begin)
+        drawn = generator.multinomial(len(order), np.full(len(order), 1 / len(order)), count)
+        means = [table.averaged(drawn / len(order)) for table in tables]
+        chunks.append([delta(means[0], means[1], result.method) for delta in _DELTAS])
+    rates, qualities = (np.concatenate(part) for part in zip(*chunks, strict=True))
+    qualities = sign * qualities
     usable = np.isfinite(rates)
     if usable.mean() < _MIN_USABLE:
         reason = (

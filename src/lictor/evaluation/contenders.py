@@ -104,6 +104,8 @@ def _peer(name: str, what: str, qualities: tuple[float, ...] | None) -> Contende
             raise ConfigError(
                 f"{what}: quality {quality:g} is not from {peer.lowest:g} to {peer.highest:g}"
             )
+        if peer.whole and quality != int(quality):
+            raise ConfigError(f"{what}: quality is a whole number, not {quality:g}")
         codec = peer.make(quality)
         assert hasattr(codec, "__dataclass_fields__")
         config = {**asdict(codec), **library}  # pyright: ignore[reportArgumentType]

@@ -8,9 +8,9 @@ A file of CompressAI's own, without these, loads too.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -63,7 +63,8 @@ class ImageResult:
     Distortions are of 8-bit pictures: `mse` over R, G and B, `mse_y` of the luma (BT.601), both in
     squared grey levels; PSNR in dB, infinite for a lossless setting; times in seconds. NaN stands
     for what does not exist: MS-SSIM under 161 pixels, LPIPS unless asked for, the estimated rate of
-    a codec that does not estimate. `sha256` is of the original's shape and pixels.
+    a codec that does not estimate. `sha256` is of the original's shape and pixels. `jobs` says how
+    many pictures were measured beside each other, which makes times longer; 0 if nobody knows.
     """
 
     setting: str
@@ -82,6 +83,7 @@ class ImageResult:
     decode_s: float
     lpips: float = math.nan
     estimated_bpp: float = math.nan
+    jobs: int = 0
 
     def quality(self, metric: str) -> float:
         """Return the value of a metric of `METRICS`."""
@@ -128,7 +130,7 @@ class Curve:
         """Return the ways of averaging in which a metric of `METRICS` is known."""
         if METRICS[metric].squared_error is None:
             return (MEAN_PSNR,) if metric in self.columns else ()
-        if self.rows:
+        if self.rows and metric in self.columns:
             return (MEAN_PSNR, MEAN_MSE)
         known = [self.aggregation or MEAN_PSNR] if metric in self.columns else []
         if metric == "psnr" and "psnr-of-mean-mse" in self.columns and MEAN_MSE not in known:
@@ -177,7 +179,9 @@ def curve_from_rows(name: str, rows: Sequence[ImageResult], **about: Any) -> Cur
     pictures = {s: sorted(r.image for r in group) for s, group in by_setting.items()}
     if not rows or any(p != next(iter(pictures.values())) for p in pictures.values()):
         raise DataError(f"{name}: every setting needs rows of the same pictures, each once")
-    points = sorted(by_setting.items(), key=lambda item: float(np.mean([r.bpp for r in item[1]])))
+    points = sorted(
+        by_setting.items(), key=lambda item: (float(np.mean([r.bpp for r in item[1]])), item[0])
+    )
 
     def column(value: str) -> Float[np.ndarray, " points"]:
         return np.array([np.mean([getattr(r, value) for r in group]) for _, group in points])
@@ -240,9 +244,20 @@ def load_curve(path: Path | str) -> Curve:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a JSON file ({error})") from error
     try:
-        return curve_from_json(content)
+        return curve_from_json(_printable(content))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def _printable(content: Any) -> Any:
+    """Replace halves of characters (lone surrogates), which JSON can hold and nobody can print."""
+    if isinstance(content, str):
+        return content.encode(errors="replace").decode()
+    if isinstance(content, list):
+        return [_printable(value) for value in content]
+    if isinstance(content, dict):
+        return {_printable(key): _printable(value) for key, value in content.items()}
+    return content
 
 
 def curve_from_json(content: object) -> Curve:
@@ -340,7 +355,10 @@ def _number(value: object, what: str) -> float:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"{what} must be a number, not {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise DataError(f"{what} is too large a number") from None
 
 
 def _numbers(values: object, what: str) -> Float[np.ndarray, " points"]:
@@ -356,15 +374,18 @@ def row_from_json(content: object, what: str) -> ImageResult:
     values: dict[str, Any] = {}
     for column in fields(ImageResult):
         if column.name not in row:
-            if column.default is not math.nan:
+            if column.default is MISSING:
                 raise DataError(f"{what}.{column.name} is missing")
             continue
         value = row[column.name]
         if column.type is float:
             value = _number(value, f"{what}.{column.name}")
-        elif not isinstance(value, get_args(column.type) or (column.type,)):  # pyright: ignore[reportArgumentType]
+        elif type(value) is not column.type:  # a bool is no int here
             raise DataError(f"{what}.{column.name} must not be {value!r}")
         values[column.name] = value
+    for name, least in (("width", 1), ("height", 1), ("bytes", 1), ("mse", 0), ("mse_y", 0)):
+        if not values[name] >= least:
+            raise DataError(f"{what}.{name} must be at least {least}, not {values[name]}")
     for psnr_name, mse_name in (("psnr", "mse"), ("psnr_y", "mse_y")):
         if values[mse_name] == 0:
             values[psnr_name] = math.inf

@@ -11,11 +11,13 @@ size. Times include starting the program and writing and reading the picture fil
 """
 
 import contextlib
+import math
 import os
 import shlex
 import signal
 import subprocess
 import tempfile
+import threading
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -27,7 +29,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from lictor.data import load_image
-from lictor.errors import BitstreamError, ConfigError, DataError, LictorError
+from lictor.errors import BitstreamError, ConfigError, LictorError, TimeLimitError
 
 PICTURE_SUFFIXES = (".png", ".ppm", ".bmp")
 _SHOWN = 200
@@ -92,7 +94,9 @@ def _command_config(content: Mapping[str, Any]) -> CommandConfig:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
 
 
 def _check_command(key: str, command: str) -> None:
@@ -139,47 +143,67 @@ class CommandCodec:
             try:
                 self._run(self.config.decode, compressed, picture)
                 return load_image(picture)
-            except (LictorError, DataError) as error:
+            except TimeLimitError:
+                raise
+            except LictorError as error:
                 raise BitstreamError(str(error)) from error
 
     def _run(self, template: str, source: Path, target: Path) -> None:
-        """Run one command, and everything it started is gone when this returns."""
+        """Run one command; what it started in its own process group is gone when this returns."""
         quality = int(self.quality) if self.quality == int(self.quality) else self.quality
         command = [
             word.format(input=source, output=target, quality=quality)
             for word in shlex.split(template)
         ]
         shown = shlex.join(command)[:_SHOWN]
-        with tempfile.TemporaryFile() as log:  # a pipe would fill up, a string would grow
-            try:
-                process = subprocess.Popen(
-                    command,
-                    cwd=source.parent,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise LictorError(
-                    f"{self.name}: cannot run {command[0]!r} ({error.strerror}); is it installed?"
-                ) from error
-            try:
-                code = process.wait(self.config.timeout_s)
-            except subprocess.TimeoutExpired:
-                raise LictorError(
-                    f"{self.name}: no result after {self.config.timeout_s:g} s, stopped: {shown}; "
-                    "raise timeout_s if it needs longer"
-                ) from None
-            finally:
-                _kill(process)
-            if code != 0:
-                log.seek(max(0, log.tell() - 4096))
-                last = log.read().decode(errors="replace").strip().splitlines()[-1:]
-                said = f" ({last[0][:_SHOWN]})" if last else ""
-                raise LictorError(f"{self.name}: exit code {code} of: {shown}{said}")
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=source.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise LictorError(
+                f"{self.name}: cannot run {command[0]!r} ({error.strerror}); is it installed?"
+            ) from error
+        output = _Tail(process)
+        try:
+            code = process.wait(self.config.timeout_s)
+        except subprocess.TimeoutExpired:
+            raise TimeLimitError(
+                f"{self.name}: no result after {self.config.timeout_s:g} s, stopped: {shown}; "
+                "raise timeout_s if it needs longer"
+            ) from None
+        finally:
+            _kill(process)
+        if code != 0:
+            last = output.end().decode(errors="replace").strip().splitlines()[-1:]
+            said = f" ({last[0][:_SHOWN]})" if last else ""
+            raise LictorError(f"{self.name}: exit code {code} of: {shown}{said}")
         if not target.is_file() or target.stat().st_size == 0:
             raise LictorError(f"{self.name}: wrote no output file: {shown}")
+
+
+class _Tail:
+    """Reads all that a command prints and keeps the end, whoever else holds its pipe open."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]"):
+        self._end = b""
+        self._thread = threading.Thread(target=self._read, args=(process,), daemon=True)
+        self._thread.start()
+
+    def _read(self, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdout is not None
+        with process.stdout as pipe:
+            while chunk := pipe.read1(65536):  # pyright: ignore[reportAttributeAccessIssue]
+                self._end = (self._end + chunk)[-4096:]
+
+    def end(self) -> bytes:
+        self._thread.join(1.0)
+        return self._end
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

@@ -168,6 +168,7 @@ class Peer:
     library: Callable[[], str | None]
     lowest: float = 0
     highest: float = 100
+    whole: bool = True
 
 
 PEERS: dict[str, Peer] = {
@@ -193,6 +194,7 @@ PEERS: dict[str, Peer] = {
         partial(features.version, "jpg_2000"),
         lowest=0.01,
         highest=24,
+        whole=False,
     ),
     "webp": Peer(
         "WebP",
@@ -214,6 +216,7 @@ PEERS: dict[str, Peer] = {
         (10, 30, 55, 75, 86, 93),
         "JPEG XL, effort 7, one thread, bare codestream",
         lambda: _imagecodecs().jpegxl_version(),
+        whole=False,
     ),
 }
 

@@ -4,6 +4,7 @@
 are the setting `original` of the curve `original`.
 """
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -15,9 +16,19 @@ def safe_name(text: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", text).strip(".") or "_"
 
 
+def _unique_name(text: str) -> str:
+    """Return a safe name that no other text has."""
+    name = safe_name(text)
+    if name == text:
+        return name
+    return f"{name}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
 def picture_path(folder: Path, curve: str, setting: str, image: str) -> Path:
     """Return where a decoded picture of a curve's setting is kept."""
-    return folder / PICTURES / safe_name(curve) / safe_name(setting) / f"{safe_name(image)}.png"
+    return (
+        folder / PICTURES / safe_name(curve) / _unique_name(setting) / f"{_unique_name(image)}.png"
+    )
 
 
 def original_path(folder: Path, image: str) -> Path:

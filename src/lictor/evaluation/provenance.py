@@ -42,7 +42,7 @@ def command_line(arguments: Sequence[str] | None = None) -> str:
     return shlex.join(["lictor" if name == "__main__.py" else name, *rest])
 
 
-def provenance(*, jobs: int, images: int, images_sha256: str) -> dict[str, Any]:
+def provenance(*, images: int, images_sha256: str) -> dict[str, Any]:
     """Return everything that a reader needs to make a result again, as plain values."""
     return {
         "command": command_line(),
@@ -53,7 +53,6 @@ def provenance(*, jobs: int, images: int, images_sha256: str) -> dict[str, Any]:
             "cpu": cpu_name(),
             "cores": os.cpu_count(),
         },
-        "jobs": jobs,
         "images": images,
         "images_sha256": images_sha256,
     }

@@ -266,10 +266,8 @@ _COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("parameters", "Parameters", _millions),
     ("kmac_per_pixel_encode", "kMAC/pixel encode", _kmac),
     ("kmac_per_pixel_decode", "kMAC/pixel decode", _kmac),
-    ("entropy_share", "Entropy coding", _percent),
     ("encode_entropy_share", "Entropy coding, encode", _percent),
     ("decode_entropy_share", "Entropy coding, decode", _percent),
-    ("peak_rss_bytes", "Peak memory", _megabytes),
     ("peak_rss_encode_bytes", "Peak memory, encode", _megabytes),
     ("peak_rss_decode_bytes", "Peak memory, decode", _megabytes),
 )

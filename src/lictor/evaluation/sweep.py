@@ -11,11 +11,12 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -24,9 +25,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lictor.codec import ImageCodec
+from lictor.codec import Codec, ImageCodec
 from lictor.data import list_images, load_image
-from lictor.errors import DataError, LictorError
+from lictor.errors import DataError, LictorError, TimeLimitError
 from lictor.evaluation.contenders import Contender, Setting
 from lictor.evaluation.curve import (
     Curve,
@@ -55,11 +56,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Task:
-    """One picture at one setting; decoded pictures go to `keep` if it is a folder."""
+    """One picture at one setting, with `jobs` measured at a time.
+
+    The decoded picture goes to `keep` if that is a folder.
+    """
 
     contender: str
     setting: Setting
     picture: Picture
+    jobs: int = 1
     lpips: bool = False
     keep: Path | None = None
 
@@ -74,15 +79,25 @@ class Outcome:
     reused: bool = False
 
 
-def read_pictures(folder: Path, *, limit: int | None = None) -> tuple[list[Picture], list[str]]:
+def read_pictures(
+    folder: Path, *, limit: int | None = None, exclude: Path | None = None
+) -> tuple[list[Picture], list[str]]:
     """Return the pictures of a folder tree and why the others cannot be read.
 
-    Raises `DataError` when there is none.
+    What lies in the folder `exclude` is not looked at: results may be kept within the tree. Raises
+    `DataError` when there is none.
     """
+    paths = list_images(folder)
+    if exclude is not None:
+        outside = exclude.resolve()
+        paths = [path for path in paths if outside not in path.resolve().parents]
+    if not paths:
+        raise DataError(f"{folder}: contains no pictures but those in {exclude}")
     pictures, errors = [], []
-    for path in list_images(folder)[:limit]:
+    for path in paths[:limit]:
         try:
             name = path.relative_to(folder).as_posix()
+            name = name.encode(errors="surrogateescape").decode(errors="replace")
             pictures.append(Picture(name, path, image_hash(load_image(path))))
         except DataError as error:
             errors.append(str(error))
@@ -114,13 +129,14 @@ def evaluate(
     """
     if lpips:
         Lpips()  # missing weights are told now, not once a picture
+    _too_slow.clear()
     reused, todo = [], []
     for contender in contenders:
         known = {} if out is None else _known_rows(out, contender)
         for setting in contender.settings:
             for number, picture in enumerate(pictures):
                 kept = out if number < keep else None
-                task = Task(contender.name, setting, picture, lpips, kept)
+                task = Task(contender.name, setting, picture, jobs, lpips, kept)
                 row = known.get((setting.label, picture.name))
                 if row is not None and _still_valid(row, task):
                     reused.append(Outcome(task, row, reused=True))
@@ -143,13 +159,16 @@ def finish(
     out: Path | None = None,
     dataset: str = "",
     provenance: Mapping[str, Any] | None = None,
+    errors: Sequence[str] = (),
 ) -> list[Curve]:
     """Average outcomes into a curve for each codec, write their files, and return the curves.
 
-    A setting at which a picture failed is left out of its curve and named in the curve's errors; a
-    codec without any whole setting has no curve.
+    A setting at which a picture failed is left out of its curve and named in the curve's errors,
+    after `errors`; a codec without any whole setting has no curve. Rows of an earlier evaluation
+    that this one did not ask for stay beside the file, for another. Raises `DataError`, after it
+    has written what it can, when a file cannot be written.
     """
-    curves = []
+    curves, unwritten = [], []
     for contender in contenders:
         mine = [o for o in outcomes if o.task.contender == contender.name]
         failed = {o.task.setting.label: o for o in reversed(mine) if o.row is None}
@@ -163,15 +182,57 @@ def finish(
             description=contender.description,
             dataset=dataset,
             codec={"settings": settings},
-            provenance=dict(provenance or {}),
-            errors=tuple(f"{label} left out: {o.error}" for label, o in failed.items()),
+            # Rows that were taken as they were may have been measured otherwise than this time.
+            provenance={**(provenance or {}), "jobs": _jobs(rows)},
+            errors=(*errors, *(f"{label} left out: {o.error}" for label, o in failed.items())),
         )
         curves.append(curve)
         if out is not None:
-            save_curve(curve, out / f"{contender.name}.json")
-            if not failed:
-                _journal_path(out, contender.name).unlink(missing_ok=True)
+            try:
+                curves[-1] = _settle(curve, contender, out)
+            except (DataError, ValueError) as error:
+                unwritten.append(str(error))
+    if unwritten:
+        raise DataError("; ".join(unwritten))
     return curves
+
+
+def _jobs(rows: Sequence[ImageResult]) -> int:
+    """Return how many were measured at a time, at most; 0 if that is not known of each."""
+    return 0 if any(row.jobs == 0 for row in rows) else max(row.jobs for row in rows)
+
+
+def _settle(curve: Curve, contender: Contender, out: Path) -> Curve:
+    """Write a curve's file; rows and costs that it would drop are kept."""
+    path, journal = out / f"{contender.name}.json", _journal_path(out, contender.name)
+    kept: dict[tuple[str, ...], str] = {}
+    for config, row in (*_final_rows(out, contender), *_partial_rows(out, contender)):
+        if isinstance(row, dict):
+            key = (config, *(str(row.get(k)) for k in ("setting", "image", "sha256")))
+            kept[key] = json.dumps({"config": config, "row": row})
+    hashes = {setting.label: config_hash(setting) for setting in contender.settings}
+    for row in curve.rows:
+        kept.pop((hashes[row.setting], row.setting, row.image, row.sha256), None)
+    speed = _known_costs(path, hashes)
+    if speed:
+        curve = replace(curve, codec={**curve.codec, "speed": speed})
+    save_curve(curve, path)
+    if kept:
+        write_file(journal, "".join(f"{line}\n" for line in kept.values()).encode())
+    else:
+        journal.unlink(missing_ok=True)
+    return curve
+
+
+def _known_costs(path: Path, hashes: Mapping[str, str]) -> dict[str, Any]:
+    """Return the costs measured earlier of settings that are still the same."""
+    try:
+        codec = json.loads(path.read_text(encoding="utf-8"))["codec"]
+        configs = {k: config_hash(Setting(k, _no_codec, v)) for k, v in codec["settings"].items()}
+        speed = codec.get("speed", {})
+        return {k: v for k, v in speed.items() if k in configs and configs[k] == hashes.get(k)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def save_curve(curve: Curve, path: Path) -> None:
@@ -305,6 +366,7 @@ def _run_pool(
     pool = ProcessPoolExecutor(jobs, context, _start_worker, (threads,))
     waiting, running = deque(tasks), dict[Future[Outcome], Task]()
     lost: list[Task] = []
+    done_with_it = False
     try:
         while (waiting or running) and not lost:
             # A bounded queue: a million tasks need no memory before their turn.
@@ -321,18 +383,36 @@ def _run_pool(
                     yield future.result()
                 except BrokenProcessPool:
                     lost.append(task)
+        done_with_it = True
         return [*lost, *running.values()], list(waiting)
     finally:
+        if not done_with_it:  # interrupted: nobody waits for what the workers are at
+            for process in list((getattr(pool, "_processes", None) or {}).values()):
+                process.terminate()
         pool.shutdown(wait=not lost, cancel_futures=True)
 
 
 def _start_worker(threads: int) -> None:
-    """Ctrl-C goes to the whole group; the parent decides what it means."""
+    """Leave Ctrl-C to the parent; end, and with it the running command, when the parent does."""
+
+    def end(*_: object) -> None:
+        raise SystemExit(1)
+
+    def follow_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end)
+    threading.Thread(target=follow_parent, daemon=True).start()
     torch.set_num_threads(threads)
 
 
 _current: tuple[tuple[str, str, str], ImageCodec] | None = None
+# Settings at which a program took too long: its other pictures are not waited for as well.
+_too_slow: dict[tuple[str, str, str], str] = {}
 
 
 def _codec_of(task: Task) -> ImageCodec:
@@ -342,7 +422,8 @@ def _codec_of(task: Task) -> ImageCodec:
     if _current is None or _current[0] != key:
         _current = None  # free the old one first
         codec = task.setting.make()
-        codec.decode(codec.encode(np.zeros((64, 64, 3), np.uint8)))
+        if isinstance(codec, Codec):  # the first use compiles the coder
+            codec.decode(codec.encode(np.zeros((64, 64, 3), np.uint8)))
         _current = (key, codec)
     return _current[1]
 
@@ -355,6 +436,9 @@ def _lpips() -> Lpips:
 def _measure(task: Task) -> Outcome:
     """Carry out one task; whatever a codec raises, own or foreign, becomes the outcome's error."""
     picture, label = task.picture, task.setting.label
+    key = (task.contender, label, config_hash(task.setting))
+    if key in _too_slow:
+        return Outcome(task, None, f"{picture.name}: not tried, as {_too_slow[key]}")
     try:
         codec = _codec_of(task)
         image = load_image(picture.path)
@@ -366,12 +450,12 @@ def _measure(task: Task) -> Outcome:
             lpips=_lpips() if task.lpips else None,
         )
         if task.keep is not None:
-            original = original_path(task.keep, picture.name)
-            if not original.exists():
-                _save_png(image, original)
+            _save_png(image, original_path(task.keep, picture.name))
             _save_png(decoded, picture_path(task.keep, task.contender, label, picture.name))
-        return Outcome(task, row)
+        return Outcome(task, replace(row, jobs=task.jobs))
     except LictorError as error:
+        if isinstance(error, TimeLimitError):
+            _too_slow[key] = f"another picture ran into the time limit ({error})"
         return Outcome(task, None, f"{picture.name}: {error}")
     except MemoryError:
         return Outcome(task, None, f"{picture.name}: not enough memory; use fewer jobs")

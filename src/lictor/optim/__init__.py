@@ -1,1 +1,5 @@
 """Optimizers and the table that names them."""
+
+from lictor.optim.soap import SOAP
+
+__all__ = ["SOAP"]

@@ -103,9 +103,7 @@ def restore(
     """
     try:
         if len(hooks) != len(content["hooks"]):
-            raise CheckpointError(
-                f"{path}: saved with {len(content['hooks'])} hooks, not {len(hooks)}"
-            )
+            raise CheckpointError(f"saved with {len(content['hooks'])} hooks, not {len(hooks)}")
         model.load_state_dict(content["model"])
         settings = [{**group} for group in state.optimizer.param_groups]
         state.optimizer.load_state_dict(content["optimizer"])
@@ -116,5 +114,12 @@ def restore(
         state.step, state.skipped = content["step"], content["skipped"]
         for hook, saved in zip(hooks, content["hooks"], strict=True):
             hook.load_state_dict(saved)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        CheckpointError,
+    ) as error:
         raise CheckpointError(f"{path}: does not fit this run: {error}") from error

@@ -2,6 +2,7 @@
 
 config.json      the resolved configuration
 metrics.jsonl    one JSON object a line: averages over steps, and evaluations
+conflict.jsonl   with `train.conflict_every`: one JSON object a line, a row of `ConflictProbe`
 checkpoint.pt    the latest state; `run(resume=True)` goes on from it
 """
 
@@ -16,12 +17,19 @@ from typing import IO, Any
 import torch
 
 from lictor.config import RunConfig, config_to_dict
-from lictor.data import ImageFolder, image_to_tensor, open_image_folder
+from lictor.data import (
+    ImageFolder,
+    batch_to_tensor,
+    image_to_tensor,
+    make_batch,
+    open_image_folder,
+)
 from lictor.errors import CheckpointError, ConfigError, DataError
 from lictor.files import write_file
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import build_model
 from lictor.optim.factory import build_optimizer
+from lictor.optim.precondition import check_linear_map
 from lictor.surrogates import build_surrogate
 from lictor.training.checkpoint import (
     RunState,
@@ -33,21 +41,29 @@ from lictor.training.checkpoint import (
 from lictor.training.hooks import TrainHook
 from lictor.training.loop import StepReport, train
 from lictor.training.loss import rate_distortion
+from lictor.training.probe import ConflictProbe
 from lictor.training.schedule import SCHEDULES
 
 CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.jsonl", "config.json"
+CONFLICT = "conflict.jsonl"
 # A resumed run may be made longer, calmer, or logged otherwise; all else must stay.
 _MAY_CHANGE = {
     "optim.lr",
+    "optim.beta1",
     "optim.beta2",
     "optim.schedule",
     "optim.warmup",
     "optim.final",
     "optim.max_grad_norm",
+    "optim.weight_decay",
+    "optim.factor_beta",
+    "optim.precondition_every",
     "train.steps",
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",
+    "train.conflict_every",
+    "train.conflict_lag",
     "data.cache_mib",
 }
 _EVALUATION_SIDE = 512
@@ -130,13 +146,9 @@ def _mean_report(reports: Sequence[StepReport], skipped: int) -> dict[str, Any]:
 
 
 def _prepare(
-    config: RunConfig,
-    out: Path,
-    make_hooks: Callable[[AbstractCodecModel], Sequence[TrainHook]],
-    *,
-    resume: bool,
-) -> tuple[AbstractCodecModel, RunState, Sequence[TrainHook]]:
-    """Build or restore model and state; nothing is written yet."""
+    config: RunConfig, out: Path, *, resume: bool
+) -> tuple[AbstractCodecModel, RunState, dict[str, Any] | None]:
+    """Build model and state, read what is to be restored into them; nothing is written yet."""
     build_surrogate(config.surrogate.name)  # fails now rather than after the data is read
     if config.optim.schedule not in SCHEDULES:
         raise ConfigError(
@@ -149,15 +161,55 @@ def _prepare(
     model = build_model(config.model.name, config.model.hyperparameters)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     state = RunState(
-        build_optimizer(config.optim.name, model, lr=config.optim.lr, beta2=config.optim.beta2),
+        build_optimizer(model, config.optim),
         torch.Generator().manual_seed(config.train.seed),
     )
-    hooks = make_hooks(model)
-    if resume:
-        content = read_checkpoint(checkpoint)
-        _check_same_run(checkpoint_config(content, checkpoint), config, checkpoint)
-        restore(content, checkpoint, model, state, hooks)
-    return model, state, hooks
+    if config.train.conflict_every:
+        check_linear_map(state.optimizer)
+    if not resume:
+        return model, state, None
+    content = read_checkpoint(checkpoint)
+    old = checkpoint_config(content, checkpoint)
+    _check_same_run(old, config, checkpoint)
+    # The probe is the last hook; it may come or go when a run is resumed.
+    if old.train.conflict_every and not config.train.conflict_every:
+        content["hooks"] = content["hooks"][:-1]
+    elif config.train.conflict_every and not old.train.conflict_every:
+        content["hooks"] = [*content["hooks"], {}]
+    return model, state, content
+
+
+def _probe(
+    config: RunConfig, out: Path, model: AbstractCodecModel, state: RunState, held_out: ImageFolder
+) -> list[TrainHook]:
+    """Build the probe that the recipe asks for, on crops of the held-out pictures."""
+    settings = config.train
+    if not settings.conflict_every:
+        return []
+    crops = make_batch(
+        held_out,
+        step=0,
+        seed=0,  # whatever the run's seed is: runs are compared on the same pictures
+        batch_size=settings.batch_size,
+        size=config.data.crop_size,
+        min_scale=config.data.min_scale,
+    )
+
+    def record(row: dict[str, Any]) -> None:
+        with _open_log(out / CONFLICT) as log:
+            _append(log, row)
+
+    probe = ConflictProbe(
+        model,
+        state.optimizer,
+        batch_to_tensor(crops),
+        surrogate=build_surrogate(config.surrogate.name),
+        lmbda=config.loss.lmbda,
+        every=settings.conflict_every,
+        lag=settings.conflict_lag,
+        record=record,
+    )
+    return [probe]
 
 
 def _open_run_folder(config: RunConfig, out: Path, step: int) -> IO[str]:
@@ -167,11 +219,16 @@ def _open_run_folder(config: RunConfig, out: Path, step: int) -> IO[str]:
     except OSError as error:
         raise DataError(f"{out}: cannot make the run folder ({error.strerror})") from error
     _trim_metrics(out / METRICS, step)
+    _trim_metrics(out / CONFLICT, step)
     write_file(out / CONFIG, (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
+    return _open_log(out / METRICS)
+
+
+def _open_log(path: Path) -> IO[str]:
     try:
-        return (out / METRICS).open("a", encoding="utf-8")
+        return path.open("a", encoding="utf-8")
     except OSError as error:
-        raise DataError(f"{out / METRICS}: cannot write ({error.strerror})") from error
+        raise DataError(f"{path}: cannot write ({error.strerror})") from error
 
 
 def _append(log: IO[str], row: dict[str, Any]) -> None:
@@ -201,12 +258,15 @@ def run(
     or `CheckpointError` before the first step if something does not fit.
     """
     out = Path(out)
-    model, state, hooks = _prepare(config, out, make_hooks, resume=resume)
+    model, state, content = _prepare(config, out, resume=resume)
     folder = open_image_folder(
         Path(data), cache_bytes=config.data.cache_mib * 2**20, on_progress=on_decode
     )
     training, held_out = folder.split(config.data.held_out)
     settings, reports = config.train, []
+    hooks = [*make_hooks(model), *_probe(config, out, model, state, held_out)]
+    if content is not None:
+        restore(content, out / CHECKPOINT, model, state, hooks)
 
     def evaluate() -> Evaluation:
         result = evaluate_held_out(model, held_out, lmbda=config.loss.lmbda, step=state.step)

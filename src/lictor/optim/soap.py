@@ -1,0 +1,333 @@
+"""SOAP: Adam in the slowly rotating eigenbasis of Shampoo's preconditioner.
+
+`SOAP` is an ordinary `torch.optim.Optimizer` for any model and any loop. The update rule is in
+`soap_math`, the state of parameters that are updated together in `soap_stack`; here is the step
+itself, and what surrounds it: settings, saved states, bad input.
+"""
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from lictor.errors import CheckpointError, ConfigError
+from lictor.optim.soap_math import Plan, adam_direction, make_plan, rotate, second_moments
+from lictor.optim.soap_stack import Stack, is_channels_last, plan_of, state_dtype
+
+# On a CPU, tensors up to this size are stacked: their cost is the number of calls. Larger ones gain
+# nothing there, while elsewhere the calls always count.
+_MAX_STACKED_ON_CPU = 2**16
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _full_precision(device_types: Iterable[str]) -> Iterator[None]:
+    """Keep autocast and shortened products (TF32, bfloat16) away from factors and rotations."""
+    before = torch.get_float32_matmul_precision()
+    with contextlib.ExitStack() as stack:
+        for device_type in device_types:
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        if before != "highest":
+            torch.set_float32_matmul_precision("highest")
+            stack.callback(torch.set_float32_matmul_precision, before)
+        yield
+
+
+def _in_range(value: Any, low: float, high: float = math.inf) -> bool:
+    try:
+        return low <= float(value) < high
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 1
+
+
+def _check_settings(group: dict[str, Any]) -> None:
+    """Raise `ConfigError` on a setting out of range."""
+    betas, factor_beta = group["betas"], group["factor_beta"]
+    two_betas = isinstance(betas, tuple | list) and len(betas) == 2
+    checks = {
+        "lr": (_in_range(group["lr"], 0), "at least 0"),
+        "betas": (
+            two_betas and all(_in_range(b, 0, 1) for b in betas),
+            "two numbers from 0 to below 1",
+        ),
+        "eps": (_in_range(group["eps"], 0), "at least 0"),
+        "weight_decay": (_in_range(group["weight_decay"], 0), "at least 0"),
+        "factor_beta": (factor_beta is None or _in_range(factor_beta, 0, 1), "from 0 to below 1"),
+        "precondition_every": (_is_count(group["precondition_every"]), "an integer from 1"),
+        "max_factor": (_is_count(group["max_factor"]), "an integer from 1"),
+    }
+    for key, (valid, allowed) in checks.items():
+        if not valid:
+            raise ConfigError(f"SOAP: {key} = {group[key]!r} must be {allowed}")
+    make_plan((), shapes=group["shapes"], max_factor=group["max_factor"])
+
+
+def _check_saved(saved: dict[str, Any], p: Tensor, plan: Plan, name: str) -> None:
+    """Raise `CheckpointError` when a saved state is not one of this parameter."""
+    try:
+        got = [tuple(saved[key].shape) for key in ("exp_avg", "exp_avg_sq")]
+        got += [tuple(matrix.shape) for matrix in (*saved["factors"], *saved["bases"])]
+        whole = isinstance(saved["step"], int)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"SOAP: the saved state of {name} is not SOAP's") from error
+    sizes = [plan.factor_sizes[plan.ranks.index(k)] for k in range(len(plan.ranks))]
+    wanted = [tuple(p.shape)] * 2 + [(size, size) for size in sizes] * 2
+    if not whole or got != wanted:
+        raise CheckpointError(
+            f"SOAP: the saved state of {name} has shapes {got}, not {wanted}: "
+            "it belongs to another model or to other settings"
+        )
+
+
+class SOAP(torch.optim.Optimizer):
+    """Adam in the eigenbasis of the Kronecker factors of the gradient's second moment.
+
+    Args:
+        params: parameters, named parameters or groups, as for any optimizer; floating point, of any
+            shape. Vectors and scalars are trained by Adam.
+        lr: step size; the root mean square of an update's entries is at most about `lr`.
+        betas: memory of the gradient and of its square, in the rotated coordinates.
+        eps: added to the root of the second moment.
+        weight_decay: decoupled; weights shrink by `lr * weight_decay` at each step.
+        factor_beta: memory of the factors; None means `betas[1]`.
+        precondition_every: steps between refreshes of the bases.
+        shapes: which axes get a factor: `split`, `spatial` or `matrix` (see `make_plan`).
+        max_factor: largest side of a factor; a longer axis is not rotated.
+        stagger: refresh each tensor at another step, so that no step is slow (not in the paper).
+
+    The first gradient of a parameter only sets its basis: neither the parameter nor its moments
+    move. Statistics are float32 (float64 for float64 parameters) whatever the gradients are. When
+    the norm of any gradient, or its square, is not finite, nothing changes: the step is logged and
+    counted in `skipped_steps`.
+
+    Raises `ConfigError` on an argument out of range, on complex parameters and on sparse gradients.
+
+    Source: Vyas et al., ICLR 2025 (arXiv:2409.11321), algorithm 3, for tensors as in the authors'
+    code: factors follow the current gradient at every step, after the update; the bases follow the
+    factors by a power iteration and QR.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.95, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        factor_beta: float | None = None,
+        precondition_every: int = 10,
+        shapes: str = "split",
+        max_factor: int = 2048,
+        stagger: bool = False,
+    ):
+        self.skipped_steps = 0
+        self._stacks: dict[tuple[int, ...], Stack] = {}
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "factor_beta": factor_beta,
+            "precondition_every": precondition_every,
+            "shapes": shapes,
+            "max_factor": max_factor,
+            "stagger": stagger,
+        }
+        super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a pickled or copied optimizer; stacks are built anew."""
+        super().__setstate__(state)
+        self.skipped_steps = 0
+        self._stacks = {}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with settings of their own; raises `ConfigError` on a bad setting."""
+        super().add_param_group(param_group)
+        try:
+            _check_settings(self.param_groups[-1])
+            for p in self.param_groups[-1]["params"]:
+                if not p.is_floating_point():
+                    raise ConfigError(
+                        f"SOAP: {self._name(p)} is {p.dtype}; only real floating point can be "
+                        "trained (torch.view_as_real shows complex numbers as such)"
+                    )
+        except ConfigError:
+            self.param_groups.pop()
+            raise
+
+    def _name(self, p: Tensor) -> str:
+        for g, group in enumerate(self.param_groups):
+            for i, candidate in enumerate(group["params"]):
+                if candidate is p:
+                    name = group["param_names"][i] if "param_names" in group else ""
+                    return f"{name or f'parameter {i} of group {g}'} {tuple(p.shape)}"
+        raise ConfigError(
+            f"SOAP: a tensor of shape {tuple(p.shape)} is not a parameter given to it"
+        )
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], Any]) -> Any: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step; `closure` may recompute the loss, which is returned.
+
+        Raises `ConfigError` on a sparse gradient.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if not self._gradients_are_finite():
+            self.skipped_steps += 1
+            return loss
+        stacks = self._stacks_of_this_step()
+        with _full_precision({stack.mean.device.type for _, stack, _ in stacks}):
+            for number, (group, stack, t) in enumerate(stacks):
+                self._update(stack, group, t, offset=number if group["stagger"] else 0)
+        return loss
+
+    def _gradients_are_finite(self) -> bool:
+        """Look at the norms of all gradients at once; log which of them are not usable."""
+        owners: list[Tensor] = []
+        norms: list[Tensor] = []
+        for p in (p for group in self.param_groups for p in group["params"]):
+            if p.grad is None:
+                continue
+            if p.grad.layout != torch.strided:
+                raise ConfigError(f"SOAP: the gradient of {self._name(p)} is not dense")
+            owners.append(p)
+            norms.append(torch.linalg.vector_norm(p.grad, dtype=state_dtype(p)))
+        if not norms:
+            return True
+        # The factors hold squares, so these must be finite as well.
+        finite = torch.stack([norm.to(norms[0]) for norm in norms]).square().isfinite()
+        if finite.all():
+            return True
+        bad = [self._name(p) for p, good in zip(owners, finite.tolist(), strict=True) if not good]
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        _log.warning("step skipped: gradient not finite in %s%s", ", ".join(bad[:3]), more)
+        return False
+
+    def _stacks_of_this_step(self) -> list[tuple[dict[str, Any], Stack, int]]:
+        """Return what has a gradient, stacked where shape, group and step counter agree."""
+        members: dict[tuple, list[Tensor]] = {}
+        for g, group in enumerate(self.param_groups):
+            for i, p in enumerate(group["params"]):
+                if p.grad is None or p.numel() == 0:
+                    continue
+                t = self.state[p].get("step", -1)
+                alone = i if p.is_cpu and p.numel() > _MAX_STACKED_ON_CPU else -1
+                key = (g, t, alone, p.shape, p.dtype, p.device, is_channels_last(p))
+                members.setdefault(key, []).append(p)
+        groups = self.param_groups
+        return [
+            (groups[g], self._stack(params, groups[g]), t) for (g, t, *_), params in members.items()
+        ]
+
+    def _stack(self, params: list[Tensor], group: dict[str, Any]) -> Stack:
+        """Return the stack of these parameters, kept from the last step if nothing has changed."""
+        key = tuple(map(id, params))
+        stack = self._stacks.get(key)
+        if stack is not None and all(
+            self.state[p].get("exp_avg") is row for p, row in zip(params, stack.rows, strict=True)
+        ):
+            return stack
+        self._stacks = {k: s for k, s in self._stacks.items() if not set(k) & set(key)}
+        states = [self.state[p] for p in params]
+        stack = Stack.build(params, plan_of(params[0], group), states)
+        for p, state, views in zip(params, states, stack.views(), strict=True):
+            self.state[p] = {"step": state.get("step", -1), **views}
+        stack.rows = [self.state[p]["exp_avg"] for p in params]
+        self._stacks[key] = stack
+        return stack
+
+    def _update(self, stack: Stack, group: dict[str, Any], t: int, *, offset: int) -> None:
+        """Move the parameters of a stack by one step; `t` is how many they have made."""
+        modes, betas = stack.plan.modes, group["betas"]
+        factor_beta = betas[1] if group["factor_beta"] is None else group["factor_beta"]
+        grad = stack.gather(p.grad for p in stack.params if p.grad is not None)
+        if t >= 0:
+            # With no axis to rotate this would be the parameters' own gradient, and is written to.
+            rotated = rotate(grad, stack.joint_bases, modes) if modes else grad.clone()
+            direction = adam_direction(
+                rotated, stack.mean, stack.mean_square, betas=betas, eps=group["eps"]
+            )
+            direction = rotate(direction, stack.joint_bases, modes, back=True)
+            lr = float(group["lr"])
+            step_size = lr * math.sqrt(1 - betas[1] ** (t + 1)) / (1 - betas[0] ** (t + 1))
+            for p, d in zip(stack.params, stack.scatter(direction), strict=True):
+                p.add_(d, alpha=-step_size)
+                if group["weight_decay"]:
+                    p.mul_(1 - lr * group["weight_decay"])
+        for factor, moment in zip(stack.factors, second_moments(grad, modes), strict=True):
+            factor.lerp_(moment, 1 - factor_beta)
+        if t < 0:
+            stack.begin()
+        elif (t + 1 + offset) % group["precondition_every"] == 0:
+            stack.refresh()
+        for p in stack.params:
+            self.state[p]["step"] = t + 1
+
+    @torch.no_grad()
+    def precondition(self, p: Tensor, grad: Tensor) -> Tensor:
+        """Return what a gradient becomes with momentum off and all statistics as they are.
+
+        The map is linear: rotate, divide by the bias-corrected root of the second moment, rotate
+        back. `grad` has the shape of the parameter `p`; the result is float32 (or float64) and
+        nothing is changed. Raises `ConfigError` when `p` has no statistics yet.
+        """
+        group = next((g for g in self.param_groups if any(p is q for q in g["params"])), None)
+        state = self.state.get(p, {})
+        if group is None or state.get("step", -1) < 1:
+            raise ConfigError(f"SOAP: {self._name(p)} has not been updated yet")
+        stack = Stack.build([p], plan_of(p, group), [state])
+        modes = stack.plan.modes
+        with _full_precision({p.device.type}):
+            rotated = rotate(stack.gather([grad]), stack.joint_bases, modes)
+            rotated = rotated / (stack.mean_square.sqrt() + group["eps"])
+            result = rotate(rotated, stack.joint_bases, modes, back=True)
+        return stack.scatter(result * math.sqrt(1 - group["betas"][1] ** state["step"]))[0]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state; statistics keep their precision whatever the parameters' is.
+
+        Raises `CheckpointError` when it belongs to another model or another optimizer.
+        """
+        try:
+            groups = [{**self.defaults, **group} for group in state_dict["param_groups"]]
+            saved_states = state_dict["state"]
+            theirs = [len(group["params"]) for group in groups]
+        except (KeyError, TypeError) as error:
+            raise CheckpointError("SOAP: this is no state of an optimizer") from error
+        own = [len(group["params"]) for group in self.param_groups]
+        if own != theirs:
+            raise CheckpointError(
+                f"SOAP: the saved state is of groups with {theirs} parameters, not {own}"
+            )
+        restored: dict[Tensor, dict[str, Any]] = {}
+        for group, saved_group in zip(self.param_groups, groups, strict=True):
+            for p, key in zip(group["params"], saved_group["params"], strict=True):
+                saved = saved_states.get(key)
+                if saved:
+                    plan = plan_of(p, saved_group)
+                    _check_saved(saved, p, plan, self._name(p))
+                    views = Stack.build([p], plan, [saved]).views()[0]
+                    restored[p] = {"step": saved["step"], **views}
+        super().load_state_dict({**state_dict, "param_groups": groups})
+        self.state.update(restored)  # the base class has cast them to the parameters' type
+        self._stacks = {}
