@@ -275,9 +275,7 @@ def _write(
         "format": _FORMAT,
         "what": quantization.__doc__,
         "settings": settings,
-        "provenance": provenance(
-            jobs=1, images=settings["pictures"], images_sha256=_set_hash(rows)
-        ),
+        "provenance": provenance(images=settings["pictures"], images_sha256=_set_hash(rows)),
         "costs": [entry(cost) for cost in costs],
         "families": [entry(cost) for cost in families],
         "images": [

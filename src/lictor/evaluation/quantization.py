@@ -101,6 +101,7 @@ def measure(codec: ImageCodec, pictures: Pictures, setting: str) -> tuple[ImageR
                 ms_ssim=math.nan,
                 encode_s=encoded - start,
                 decode_s=done - encoded,
+                jobs=1,
             )
         )
     return tuple(rows)
