@@ -180,7 +180,13 @@ def test_what_makes_no_sense_is_refused(crops):
         Scheme(None, None)
     with pytest.raises(DataError, match="at least one crop"):
         observe(model, [])
-    for wrong in ({"percentile": 50.0}, {"percentile": 101.0}, {"balance": -1.0}, {"split": 2.0}):
+    for wrong in (
+        {"percentile": 50.0},
+        {"percentile": 101.0},
+        {"balance": -1.0},
+        {"split": 2.0},
+        {"headroom": -1.0},
+    ):
         with pytest.raises(ConfigError):
             Ranges(**wrong)
 
@@ -198,6 +204,25 @@ def test_schemes_are_read_and_shown_alike():
     for text in ("", "8", "W", "W8A", "INT8", "W8B8", "W1A8"):
         with pytest.raises(ConfigError):
             parse_scheme(text)
+
+
+def test_only_what_looks_at_the_decoded_latent_gets_headroom(crops):
+    expected = {
+        "checkerboard": {"g_s.body.0", "g_s.linear"},
+        "mbt2018-mean": {"g_s.0"},
+        "bmshj2018-factorized": {"g_s.0"},
+    }
+    for name, layers in expected.items():
+        model = tiny_model(name)
+        seen = observe(model, crops)
+        assert {layer for layer, observed in seen.items() if observed.latent} == layers
+        for layer, observed in seen.items():
+            observed.crop_highs[0] = observed.crop_highs[0] + 3  # the crops differ
+            (low, high), (wide_low, wide_high) = (observed.reach(h) for h in (0.0, 2.0))
+            assert torch.equal(low, observed.low)
+            assert torch.equal(high, observed.high)
+            assert bool((wide_high > high).all()) == (layer in layers)
+            assert bool((wide_low <= low).all())
 
 
 def test_percentiles_cut_both_tails():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Bits = Annotated[int | None, arg(metavar="BITS", help_behavior_hint="")]
 DEFAULT = "default"
 _MOST_PICTURES = 256
-_BATCH, _CROP = 4, 192
+_BATCH, _CROP = 4, 256
 
 
 def quantize(

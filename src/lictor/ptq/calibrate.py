@@ -74,22 +74,28 @@ class Observed:
     """What the input of a layer was like: extremes of each channel, and a histogram of all values.
 
     `integers` says that all values were whole numbers, `picture` that all were multiples of 1/255
-    from 0 to 1.
+    from 0 to 1, `latent` that the layer is of g_s and looks at the decoded latent itself.
+    `crop_lows` and `crop_highs` are the extremes of each crop, `crops channels`.
     """
 
     low: Float[Tensor, " c"] = field(default_factory=lambda: torch.tensor([math.inf]))
     high: Float[Tensor, " c"] = field(default_factory=lambda: torch.tensor([-math.inf]))
     integers: bool = True
     picture: bool = True
+    latent: bool = False
+    crop_lows: list[Float[Tensor, " c"]] = field(default_factory=list)
+    crop_highs: list[Float[Tensor, " c"]] = field(default_factory=list)
     counts: Float[Tensor, " bins"] = field(
         default_factory=lambda: torch.zeros(_BINS, dtype=torch.float64)
     )
 
     def see_extremes(self, x: Float[Tensor, "..."], axis: int) -> None:
         """Widen the extremes by a tensor with channels along an axis."""
-        others = [i for i in range(x.dim()) if i != axis]
-        self.low = torch.minimum(self.low, x.amin(others))
-        self.high = torch.maximum(self.high, x.amax(others))
+        crops = x.movedim(axis, 1).flatten(2) if x.dim() > 2 else x.T[None]
+        self.crop_lows.extend(crops.amin(2))
+        self.crop_highs.extend(crops.amax(2))
+        self.low = torch.stack(self.crop_lows).amin(0)
+        self.high = torch.stack(self.crop_highs).amax(0)
         self.integers = self.integers and bool((x == x.round()).all())
         if self.picture:
             levels = x * 255
@@ -102,6 +108,17 @@ class Observed:
         low, high = self.range(100)
         if high > low:
             self.counts += torch.histc(x.float(), _BINS, low, high).double()
+
+    def reach(self, headroom: float) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+        """Return each channel's extremes; with headroom where the layer looks at the latent.
+
+        Headroom is in standard deviations of the crops' extremes: a channel whose extremes differ
+        much from crop to crop has not shown its largest yet.
+        """
+        if not self.latent or len(self.crop_lows) < 2:
+            return self.low, self.high
+        lows, highs = torch.stack(self.crop_lows), torch.stack(self.crop_highs)
+        return self.low - headroom * lows.std(0), self.high + headroom * highs.std(0)
 
     def range(self, percentile: float) -> tuple[float, float]:
         """Return the range that `percentile` percent of the values lie in, equal tails cut off."""
@@ -146,6 +163,9 @@ def observe(model: AbstractCodecModel, crops: Sequence[Tensor]) -> dict[str, Obs
         raise DataError("calibration needs at least one crop")
     layers = layers_of(model)
     seen = {name: Observed() for name in layers}
+    latents = _layers_at_the_latent(model, crops[0])
+    for name in latents:
+        seen[name].latent = True
     training = model.training
     model.eval()
     try:
@@ -161,6 +181,28 @@ def observe(model: AbstractCodecModel, crops: Sequence[Tensor]) -> dict[str, Obs
     return seen
 
 
+def _layers_at_the_latent(model: AbstractCodecModel, x: Float[Tensor, "b 3 h w"]) -> list[str]:
+    """Return the layers of g_s whose input has the shape of the decoded latent."""
+    shapes = dict[str, torch.Size]()
+
+    def hook(name: str):
+        def show(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            del module
+            shapes[name] = args[0].shape
+
+        return show
+
+    watched = {"g_s": model.get_submodule("g_s"), **layers_of(model, "g_s")}
+    handles = [module.register_forward_pre_hook(hook(name)) for name, module in watched.items()]
+    try:
+        model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    latent = shapes.pop("g_s")
+    return [name for name, shape in shapes.items() if shape == latent]
+
+
 @dataclass(frozen=True)
 class Ranges:
     """How grids are made of what was observed.
@@ -172,12 +214,15 @@ class Ranges:
     and more, else 0.5, which fewer bits bear better. The formula is SmoothQuant's (Xiao et al.
     2022, arXiv:2211.10438), which we know from general knowledge. `split` is the share of a layer's
     input channels, 0 to 1, that may be added to give the channels whose rounding hurts most a finer
-    step; only balanced channels are split. Raises `ConfigError` outside of these ranges.
+    step; only balanced channels are split. `headroom`, at least 0, is what balanced channels of the
+    decoded latent get beyond what was seen: what is clipped there, a linear synthesis lacks for
+    good. Raises `ConfigError` outside of these ranges.
     """
 
     percentile: float = 100.0
     balance: float | None = None
     split: float = 0.05
+    headroom: float = 2.5
 
     def __post_init__(self) -> None:
         if not 50 < self.percentile <= 100:
@@ -186,6 +231,8 @@ class Ranges:
             raise ConfigError(f"balance must be from 0 to 1, not {self.balance}")
         if not 0 <= self.split <= 1:
             raise ConfigError(f"split must be from 0 to 1, not {self.split}")
+        if not 0 <= self.headroom < math.inf:
+            raise ConfigError(f"headroom must be at least 0, not {self.headroom}")
 
     def exponent(self, weight_bits: int | None) -> float:
         """Return the balance that holds for weights of so many bits."""
@@ -224,11 +271,12 @@ def input_grid(
         grid = _whole_grid(low, high, bits)
         steps = torch.full((channels,), grid.scale)
         return InputGrid(LayerBits(scheme.weights, bits, grid.zero), steps)
-    balance = _balance(layer, observed, ranges.exponent(scheme.weights))
+    lows, highs = observed.reach(ranges.headroom)
+    balance = _balance(layer, torch.maximum(highs, -lows), ranges.exponent(scheme.weights))
     if len(set(balance.tolist())) > 1:  # ranges of the balanced input, its tails cut off alike
         share = (high - low) / max(float(observed.high.max() - observed.low.min()), 1e-30)
-        low = share * float((observed.low / balance).min())
-        high = share * float((observed.high / balance).max())
+        low = share * float((lows / balance).min())
+        high = share * float((highs / balance).max())
     grid = ActivationGrid.from_range(low, high, bits)
     steps = balance * grid.scale
     copies = _copies(layer, steps, ranges.split)
@@ -261,9 +309,8 @@ def _copies(layer: Layer, steps: Float[Tensor, " c"], split: float) -> Float[Ten
     return copies
 
 
-def _balance(layer: Layer, observed: Observed, exponent: float) -> Float[Tensor, " c"]:
-    """Return the relative step of each input channel, 1 the largest."""
-    reach = torch.maximum(observed.high, -observed.low).clamp_min(0)
+def _balance(layer: Layer, reach: Float[Tensor, " c"], exponent: float) -> Float[Tensor, " c"]:
+    """Return the relative step of each input channel, 1 the largest, for ranges up to `reach`."""
     if exponent == 0 or getattr(layer, "groups", 1) != 1 or float(reach.max()) == 0:
         return torch.ones_like(reach)
     axis = 1 - output_axis(layer)
