@@ -38,6 +38,7 @@ from lictor.files import write_file
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import MODELS, build_model
 from lictor.ops import crop, pad_to_multiple
+from lictor.ptq.storage import exact_names, loaded_state, quantization_entry, rebuild, stored_state
 
 CODEC_FORMAT = "lictor-codec-1"
 _WEIGHTS, _TABLES = "weights/", "tables/"
@@ -139,9 +140,11 @@ class Codec:
         notes: Mapping[str, Any] | None,
     ) -> "Codec":
         frozen = copy.deepcopy(model).cpu()
+        exact = exact_names(frozen)
         with torch.no_grad():
             for name, tensor in frozen.state_dict().items():
-                tensor.copy_(tensor.to(weight_dtype))
+                if name not in exact:
+                    tensor.copy_(tensor.to(weight_dtype))
                 if not bool(torch.isfinite(tensor).all()):
                     raise LictorError(f"{name} is not finite in {weight_dtype}; cannot freeze")
         # The layout that `load` gives: a saved codec decodes to the same bits as this one.
@@ -161,14 +164,41 @@ class Codec:
         return self._model
 
     @property
+    def weight_dtype(self) -> torch.dtype:
+        """How weights that are not quantized are kept: float32 or float16."""
+        return self._weight_dtype
+
+    def thaw(self) -> AbstractCodecModel:
+        """Return a float32 copy of the model as it was before it was frozen, to change it.
+
+        Raises `ConfigError` when the codec is quantized: its integers cannot learn.
+        """
+        if self._model.quantization is not None:
+            raise ConfigError(
+                f"the codec is quantized already ({self._model.quantization}); take the original"
+            )
+        with _own_torch_state():
+            model = type(self._model)(**self._model.hyperparameters())
+            model.load_state_dict(self._model.state_dict())
+        return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    @property
+    def tables(self) -> Mapping[str, CdfTables]:
+        """The integer tables of each latent's prior, to look at."""
+        return self._tables
+
+    @property
     def num_parameters(self) -> int:
         """Count of the model's weights."""
         return sum(p.numel() for p in self._model.parameters())
 
     def describe(self) -> dict[str, Any]:
         """Return what the codec is, as plain values: model, widths, fingerprint, notes."""
+        config = self._config()
+        if self._model.quantization is not None:
+            config["quantization"] = self._model.quantization
         return {
-            **self._config(),
+            **config,
             "fingerprint": self.fingerprint.hex(),
             "parameters": self.num_parameters,
             "weights": str(self._weight_dtype).removeprefix("torch."),
@@ -302,12 +332,14 @@ class Codec:
     ) -> "Codec":
         config = json.loads(metadata["config"])
         model = build_model(config["model"], config["hyperparameters"], models)
+        if "quantization" in config:
+            rebuild(model, config["quantization"])
         weights = {
-            key.removeprefix(_WEIGHTS): tensor.float()
+            key.removeprefix(_WEIGHTS): tensor
             for key, tensor in tensors.items()
             if key.startswith(_WEIGHTS)
         }
-        model.load_state_dict(weights)
+        model.load_state_dict(loaded_state(model, weights))
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         model.freeze()
         tables = {name: _unpack_tables(tensors, name) for name in model.priors()}
@@ -315,14 +347,17 @@ class Codec:
         return cls(model, tables, weight_dtype=dtype, notes=json.loads(metadata["notes"]))
 
     def _config(self) -> dict[str, Any]:
-        return {"model": self._model.name, "hyperparameters": self._model.hyperparameters()}
+        config: dict[str, Any] = {
+            "model": self._model.name,
+            "hyperparameters": self._model.hyperparameters(),
+        }
+        entry = quantization_entry(self._model)
+        return config if entry is None else {**config, "quantization": entry}
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return everything that defines the codec, as it is stored."""
-        tensors = {
-            _WEIGHTS + key: tensor.to(self._weight_dtype).contiguous()
-            for key, tensor in self._model.state_dict().items()
-        }
+        stored = stored_state(self._model, self._weight_dtype)
+        tensors = {_WEIGHTS + key: tensor for key, tensor in stored.items()}
         for name, tables in self._tables.items():
             tensors |= _pack_tables(tables, name)
         return tensors

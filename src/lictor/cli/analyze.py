@@ -3,7 +3,11 @@
 from collections.abc import Callable
 
 from lictor.cli.analyze_conflict import conflict
+from lictor.cli.analyze_outliers import outliers
+from lictor.cli.analyze_ptq import ptq
 
 ANALYSES: dict[str, Callable[..., int]] = {
     "conflict": conflict,
+    "outliers": outliers,
+    "ptq": ptq,
 }

@@ -18,6 +18,7 @@ from lictor.cli.analyze import ANALYSES
 from lictor.cli.bd import anchors, bd
 from lictor.cli.evaluate import evaluate
 from lictor.cli.messages import complain, say
+from lictor.cli.quantize import quantize
 from lictor.cli.report import report
 from lictor.errors import BitstreamError, ConfigError, DataError, LictorError
 
@@ -334,6 +335,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "report": report,
     "train": train,
     "freeze": freeze,
+    "quantize": quantize,
     "demo": demo,
 }
 

@@ -41,6 +41,8 @@ class AbstractCodecModel(nn.Module, ABC):
     name: str
     stride: int
     in_channels: int = 3
+    # What `lictor.ptq` made of it, such as "W8A8 all"; None for a model that can learn.
+    quantization: str | None = None
 
     @abstractmethod
     def hyperparameters(self) -> dict[str, int]:

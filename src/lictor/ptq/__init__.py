@@ -1,0 +1,1 @@
+"""Post-training quantization: a trained model becomes a model of integers."""
