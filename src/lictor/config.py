@@ -75,6 +75,58 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class StdetConfig:
+    """STDET: embedding weights in few modes while training; off unless snapshots are taken."""
+
+    snapshot_every: int = 0
+    """Steps between snapshots of the weights; 0 for no STDET."""
+    snapshot_epochs: float = 0.0
+    """The same in passes over the training pictures, in place of steps."""
+    warmup: int = 20
+    """Snapshots before the one at which modes are found; at least 9."""
+    window: int = 5
+    """Snapshots between events, at each of which weights are embedded."""
+    share: float = 0.05
+    """Share of the weights that an event embeds."""
+    cap: float = 0.5
+    """Largest share to be embedded in all; below 1."""
+    modes: int = 10
+    """Modes to look for."""
+    samples: int = 1000
+    """Weights whose trajectories are clustered."""
+    sensitivity: str = "grad2"
+    """How the loss minds a weight being moved: grad2, gradabs, snip, delta_fisher."""
+    selection: str = "both"
+    """What weights are chosen by: both (drift and sensitivity), drift, sensitivity, random."""
+    dummy: str = "line"
+    """Modal but sensitive weights: none, line (once), window, averaged (in evaluations)."""
+    reference: str = "own"
+    """A reference moves by its own gradient, or also by the chain rule: own, chain."""
+    anchor: bool = True
+    """A line keeps the fitted slope but goes through the weight's present value."""
+    least_correlation: float = 0.0
+    """Correlation with the reference below which a weight is never embedded."""
+    release_share: float = 0.5
+    """Embedded share of a tensor beyond which Adam keeps no state for its embedded entries."""
+
+
+@dataclass(frozen=True)
+class SmaConfig:
+    """SMA: a moving average of sampled weights, which is what gets evaluated and frozen."""
+
+    interval: int = 0
+    """Steps between samples; 0 for no average."""
+    alpha: float = 0.02
+    """Weight of a new sample; 0 with `debias` for the plain mean of all samples."""
+    feedback: bool = False
+    """Continue training from the averaged weights (Lookahead)."""
+    start: float = 0.01
+    """Share of the steps over which the average is the trained weights themselves."""
+    debias: bool = True
+    """Begin with the plain mean, until a sample's weight in it falls to `alpha`."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """How training crops are cut."""
 
@@ -120,6 +172,8 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    stdet: StdetConfig = field(default_factory=StdetConfig)
+    sma: SmaConfig = field(default_factory=SmaConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -138,6 +192,32 @@ _RULES = {
     "optim.precondition_every": (lambda v: v >= 1, "at least 1"),
     "optim.shapes": (lambda v: v in ("split", "spatial", "matrix"), "split, spatial or matrix"),
     "optim.max_factor": (lambda v: v >= 1, "at least 1"),
+    "stdet.snapshot_every": (lambda v: v >= 0, "at least 0"),
+    "stdet.snapshot_epochs": (lambda v: v >= 0, "at least 0"),
+    "stdet.warmup": (lambda v: v >= 9, "at least 9"),
+    "stdet.window": (lambda v: v >= 1, "at least 1"),
+    "stdet.share": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "stdet.cap": (lambda v: 0 < v < 1, "above 0 and below 1"),
+    "stdet.modes": (lambda v: v >= 1, "at least 1"),
+    "stdet.samples": (lambda v: 2 <= v <= 20_000, "from 2 to 20000"),
+    "stdet.sensitivity": (
+        lambda v: v in ("grad2", "gradabs", "snip", "delta_fisher"),
+        "grad2, gradabs, snip or delta_fisher",
+    ),
+    "stdet.selection": (
+        lambda v: v in ("both", "drift", "sensitivity", "random"),
+        "both, drift, sensitivity or random",
+    ),
+    "stdet.dummy": (
+        lambda v: v in ("none", "line", "window", "averaged"),
+        "none, line, window or averaged",
+    ),
+    "stdet.reference": (lambda v: v in ("own", "chain"), "own or chain"),
+    "stdet.least_correlation": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "stdet.release_share": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "sma.interval": (lambda v: v >= 0, "at least 0"),
+    "sma.alpha": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "sma.start": (lambda v: 0 <= v < 1, "from 0 to below 1"),
     "data.crop_size": (
         lambda v: 64 <= v <= 4096 and v % 64 == 0,
         "a multiple of 64, up to 4096",
@@ -163,7 +243,7 @@ def nearest(name: str, valid: list[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(valid)}"
 
 
-_TYPES = {int: "an integer", float: "a number", str: "a string"}
+_TYPES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 
 
 def _convert(value: Any, wanted: Any, where: str) -> Any:

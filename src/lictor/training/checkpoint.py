@@ -7,12 +7,13 @@ from typing import Any
 from zipfile import ZipFile
 
 import torch
+from torch import Tensor
 
 from lictor.config import RunConfig, config_from_dict, config_to_dict
 from lictor.errors import CheckpointError, ConfigError, DataError
 from lictor.files import atomic_file
 from lictor.models.base import AbstractCodecModel
-from lictor.training.hooks import TrainHook
+from lictor.training.hooks import TrainHook, evaluates_others, evaluation_weights
 
 FORMAT = 1
 
@@ -45,17 +46,43 @@ def save_checkpoint(
         "format": FORMAT,
         "config": config_to_dict(config),
         "model": model.state_dict(),
+        "evaluated": evaluated_state(model, hooks),
         "optimizer": state.optimizer.state_dict(),
         "generator": state.generator.get_state(),
         "step": state.step,
         "skipped": state.skipped,
         "hooks": [hook.state_dict() for hook in hooks],
     }
+    _write(path, content)
+
+
+def save_weights(path: Path, config: RunConfig, model: AbstractCodecModel, step: int) -> None:
+    """Write a model's present weights, with what is needed to build it, likewise."""
+    content = {
+        "format": FORMAT,
+        "config": config_to_dict(config),
+        "model": model.state_dict(),
+        "step": step,
+    }
+    _write(path, content)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
     try:
         with atomic_file(path) as file:
             torch.save(content, file)
     except RuntimeError as error:  # torch reports a failed write as one
         raise DataError(f"{path}: cannot write the checkpoint ({error})") from error
+
+
+def evaluated_state(
+    model: AbstractCodecModel, hooks: Sequence[TrainHook]
+) -> dict[str, Tensor] | None:
+    """Return a copy of the weights that the model is evaluated with; None for those it trains."""
+    if not evaluates_others(hooks):
+        return None
+    with evaluation_weights(hooks):
+        return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Where training techniques plug in: before and after the optimizer's update."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -22,3 +24,27 @@ class TrainHook(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         ...
+
+
+@runtime_checkable
+class EvaluatedHook(Protocol):
+    """A hook that evaluates other weights than it trains."""
+
+    def evaluated(self) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which the model has them."""
+        ...
+
+
+@contextlib.contextmanager
+def evaluation_weights(hooks: Sequence[TrainHook]) -> Iterator[None]:
+    """Give the model the weights to evaluate, freeze and choose by, and then its own again."""
+    with contextlib.ExitStack() as stack:
+        for hook in reversed(hooks):  # averages first, then what is put on lines among them
+            if isinstance(hook, EvaluatedHook):
+                stack.enter_context(hook.evaluated())
+        yield
+
+
+def evaluates_others(hooks: Sequence[TrainHook]) -> bool:
+    """Return whether `evaluation_weights` may change anything."""
+    return any(isinstance(hook, EvaluatedHook) for hook in hooks)

@@ -68,7 +68,7 @@ def train_step(
     with torch.autocast(x.device.type, precision, enabled=precision != torch.float32):
         out = model(x, surrogate=surrogate, generator=generator)
     loss = rate_distortion(x, out, lmbda)
-    optimizer.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)  # hooks may have put other tensors before the optimizer
     loss.total.backward()
     for hook in hooks:
         hook.before_step(step)

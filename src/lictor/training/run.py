@@ -2,6 +2,9 @@
 
 config.json      the resolved configuration
 metrics.jsonl    one JSON object a line: averages over steps, and evaluations
+modes.jsonl      with STDET: one JSON object a line, a row of `STDET`
+trajectories.f32 with STDET: the first snapshots of all weights, until modes are found
+best.pt          the weights of the best evaluation so far
 conflict.jsonl   with `train.conflict_every`: one JSON object a line, a row of `ConflictProbe`
 checkpoint.pt    the latest state; `run(resume=True)` goes on from it
 """
@@ -37,15 +40,18 @@ from lictor.training.checkpoint import (
     read_checkpoint,
     restore,
     save_checkpoint,
+    save_weights,
 )
-from lictor.training.hooks import TrainHook
+from lictor.training.hooks import TrainHook, evaluation_weights
 from lictor.training.loop import StepReport, train
 from lictor.training.loss import rate_distortion
 from lictor.training.probe import ConflictProbe
 from lictor.training.schedule import SCHEDULES
+from lictor.training.techniques import build_techniques
 
 CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.jsonl", "config.json"
-CONFLICT = "conflict.jsonl"
+CONFLICT, MODES, TRAJECTORIES = "conflict.jsonl", "modes.jsonl", "trajectories.f32"
+BEST = "best.pt"
 # A resumed run may be made longer, calmer, or logged otherwise; all else must stay.
 _MAY_CHANGE = {
     "optim.lr",
@@ -129,6 +135,14 @@ def _trim_metrics(path: Path, step: int) -> None:
     write_file(path, "".join(kept).encode())
 
 
+def _best_loss(metrics: Path) -> float:
+    """Return the least loss of the evaluations that a run folder has kept."""
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    rows = [json.loads(line) for line in lines]
+    losses = [row["loss"] for row in rows if row.get("kind") == "evaluation"]
+    return min((loss for loss in losses if loss is not None), default=math.inf)
+
+
 def _mean_report(reports: Sequence[StepReport], skipped: int) -> dict[str, Any]:
     done = [r for r in reports if not r.skipped] or list(reports)
     keys = ("loss", "bpp", "mse", "grad_norm")
@@ -179,6 +193,25 @@ def _prepare(
     return model, state, content
 
 
+def _techniques(
+    config: RunConfig, out: Path, model: AbstractCodecModel, state: RunState, pictures: int
+) -> list[TrainHook]:
+    """Build the recipe's techniques, with what they write in the run folder."""
+
+    def record(row: dict[str, Any]) -> None:
+        with _open_log(out / MODES) as log:
+            _append(log, row)
+
+    return build_techniques(
+        config,
+        model,
+        state.optimizer,
+        pictures=pictures,
+        history=out / TRAJECTORIES,
+        record=record,
+    )
+
+
 def _probe(
     config: RunConfig, out: Path, model: AbstractCodecModel, state: RunState, held_out: ImageFolder
 ) -> list[TrainHook]:
@@ -220,6 +253,7 @@ def _open_run_folder(config: RunConfig, out: Path, step: int) -> IO[str]:
         raise DataError(f"{out}: cannot make the run folder ({error.strerror})") from error
     _trim_metrics(out / METRICS, step)
     _trim_metrics(out / CONFLICT, step)
+    _trim_metrics(out / MODES, step)
     write_file(out / CONFIG, (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
     return _open_log(out / METRICS)
 
@@ -264,16 +298,26 @@ def run(
     )
     training, held_out = folder.split(config.data.held_out)
     settings, reports = config.train, []
-    hooks = [*make_hooks(model), *_probe(config, out, model, state, held_out)]
+    hooks = [
+        *make_hooks(model),
+        *_techniques(config, out, model, state, len(training)),
+        *_probe(config, out, model, state, held_out),
+    ]
     if content is not None:
         restore(content, out / CHECKPOINT, model, state, hooks)
 
     def evaluate() -> Evaluation:
-        result = evaluate_held_out(model, held_out, lmbda=config.loss.lmbda, step=state.step)
-        _append(log, {"kind": "evaluation", **dataclasses.asdict(result)})
+        nonlocal best
+        with evaluation_weights(hooks):
+            result = evaluate_held_out(model, held_out, lmbda=config.loss.lmbda, step=state.step)
+            _append(log, {"kind": "evaluation", **dataclasses.asdict(result)})
+            if result.loss < best:
+                best = result.loss
+                save_weights(out / BEST, config, model, state.step)
         return result
 
     log = _open_run_folder(config, out, state.step)
+    best = _best_loss(out / METRICS)
     with log:
         for report in train(config, model, state, training, hooks=hooks):
             reports.append(report)
@@ -291,20 +335,21 @@ def run(
                 return
 
 
-def load_run(out: Path | str) -> tuple[AbstractCodecModel, RunConfig, int]:
-    """Return the model, configuration and step of a run's latest checkpoint.
+def load_run(out: Path | str, *, best: bool = False) -> tuple[AbstractCodecModel, RunConfig, int]:
+    """Return the model, configuration and step of a run's latest checkpoint, or its best one.
 
-    Raises `CheckpointError` when there is none or it is damaged.
+    The weights are those that the run evaluates: averaged ones if it averages. Raises
+    `CheckpointError` when there is no such checkpoint or it is damaged.
     """
     out = Path(out)
     if not out.is_dir():
         raise CheckpointError(f"{out}: no such run folder")
-    path = out / CHECKPOINT
+    path = out / (BEST if best else CHECKPOINT)
     content = read_checkpoint(path)
     config = checkpoint_config(content, path)
     model = build_model(config.model.name, config.model.hyperparameters)
     try:
-        model.load_state_dict(content["model"])
+        model.load_state_dict(content.get("evaluated") or content["model"])
     except RuntimeError as error:
         raise CheckpointError(f"{path}: weights do not fit the model: {error}") from error
     return model, config, content["step"]

@@ -1,0 +1,85 @@
+"""The training techniques that a recipe asks for, as hooks, in the order in which they are safe.
+
+STDET goes before SMA. An average with weights that sum to 1 commutes with a fixed affine map, so
+averages of embedded weights stay on their lines; where averages feed back into training, weights
+are projected again, so that the projection has the last word.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lictor.config import RunConfig, StdetConfig
+from lictor.errors import ConfigError
+from lictor.models.base import AbstractCodecModel
+from lictor.training.hooks import TrainHook
+from lictor.training.selection import Schedule
+from lictor.training.sma import SMA
+from lictor.training.stdet import STDET, Choices
+
+
+def snapshot_interval(settings: StdetConfig, steps_per_epoch: float) -> int:
+    """Return the steps between snapshots, 0 for none; raises `ConfigError` when told twice."""
+    if settings.snapshot_every and settings.snapshot_epochs:
+        raise ConfigError("stdet.snapshot_every and stdet.snapshot_epochs: give one of them")
+    if settings.snapshot_epochs:
+        return max(1, round(settings.snapshot_epochs * steps_per_epoch))
+    return settings.snapshot_every
+
+
+def build_techniques(
+    config: RunConfig,
+    model: AbstractCodecModel,
+    optimizer: torch.optim.Optimizer,
+    *,
+    pictures: int,
+    history: Path | None = None,
+    record: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> list[TrainHook]:
+    """Build what the sections [stdet] and [sma] ask for; an epoch is `pictures` crops.
+
+    `history` is the file for STDET's first snapshots, `record` takes the rows of its story. Raises
+    `ConfigError` when a section asks for what this run cannot have.
+    """
+    hooks: list[TrainHook] = []
+    steps, averaged = config.train.steps, config.sma
+    sma: SMA | None = None
+    if averaged.interval:
+        sma = SMA(
+            model,
+            interval=averaged.interval,
+            alpha=averaged.alpha,
+            feedback=averaged.feedback,
+            start=math.ceil(averaged.start * steps),
+            debias=averaged.debias,
+        )
+    every = snapshot_interval(config.stdet, pictures / config.train.batch_size)
+    if every and config.train.conflict_every:
+        raise ConfigError(
+            "train.conflict_every compares gradients of all weights, but STDET takes weights out "
+            "of training: turn one of them off"
+        )
+    if every:
+        stdet = STDET(
+            model,
+            optimizer,
+            Schedule(every=every, steps=steps, **_shared(Schedule, config.stdet)),
+            Choices(seed=config.train.seed, **_shared(Choices, config.stdet)),
+            sma=sma,
+            history=history,
+            record=record,
+        )
+        hooks.append(stdet)
+        if sma is not None:
+            sma.after_feedback = stdet.project
+    return hooks if sma is None else [*hooks, sma]
+
+
+def _shared(cls: type, settings: StdetConfig) -> dict[str, Any]:
+    """Return the settings whose names are also those of fields of a dataclass."""
+    names = {field.name for field in dataclasses.fields(cls)}
+    return {k: v for k, v in dataclasses.asdict(settings).items() if k in names}
