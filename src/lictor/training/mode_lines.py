@@ -18,6 +18,9 @@ from lictor.training.selection import Scores
 LEAST_MODE_CORRELATION = 0.5
 # For the picture of a run: so many weights of each mode are written down at every snapshot.
 _TRACKED_PER_MODE = 4
+# And correlations are those of about so many weights, evenly spaced: all of them would take as long
+# as a training step.
+_WATCHED = 2**14
 
 
 class ModeLines:
@@ -44,6 +47,7 @@ class ModeLines:
         self.tracked = tracked
         self.stats = AffineStats(mode, references)
         self.embedding = Embedding(parameters, mode, references)
+        self._watched = torch.arange(0, len(parameters), max(1, len(parameters) // _WATCHED))
         self.dummies = torch.zeros(len(parameters), dtype=torch.bool)
         # Lines at the last event: drift is counted from them, and dummies sit on them.
         self.slope, self.offset = torch.zeros(0), torch.zeros(0)
@@ -87,11 +91,13 @@ class ModeLines:
             "tracked_modes": mode[self.tracked].tolist(),
         }
 
-    def mean_correlations(self, correlation: Float[Tensor, " n"]) -> list[float]:
-        """Return each mode's mean absolute correlation with its reference."""
-        mode, count = self.stats.mode.long(), len(self.stats.references)
-        sums = torch.zeros(count, dtype=torch.float64)
-        sums.index_add_(0, mode, correlation.abs().double())
+    def mean_correlations(
+        self, correlation: Float[Tensor, " k"], at: Int[Tensor, " k"] | None = None
+    ) -> list[float]:
+        """Return each mode's mean absolute correlation, of all weights or of those at places."""
+        mode = self.stats.mode[slice(None) if at is None else at].long()
+        count = len(self.stats.references)
+        sums = torch.bincount(mode, correlation.abs().double(), minlength=count)
         return (sums / torch.bincount(mode, minlength=count).clamp_min(1)).tolist()
 
     def candidates(self, least_correlation: float) -> Bool[Tensor, " n"]:
@@ -154,19 +160,21 @@ class ModeLines:
 
     def measurements(self, weights: Float[Tensor, " n"]) -> dict[str, Any]:
         """Return correlations, embedded shares, and the tracked weights with their lines."""
-        slope, offset = self.stats.coefficients()
-        inside = self.embedding.embedded
+        tracked = torch.tensor(self.tracked)
+        slope, offset = self.stats.coefficients(tracked)
+        inside = self.embedding.embedded[tracked]
         if len(self.embedding.slope):
-            slope = torch.where(inside, self.embedding.slope, slope)
-            offset = torch.where(inside, self.embedding.offset, offset)
+            slope = torch.where(inside, self.embedding.slope[tracked], slope)
+            offset = torch.where(inside, self.embedding.offset[tracked], offset)
+        watched = self.stats.correlation(self._watched)
         numbers = range(len(self.parameters.parameters))
         return {
-            "correlation": self.mean_correlations(self.stats.correlation()),
+            "correlation": self.mean_correlations(watched, self._watched),
             "shares": [round(self.embedding.share_of(number), 6) for number in numbers],
-            "tracked": weights[self.tracked].tolist(),
-            "slope": slope[self.tracked].tolist(),
-            "offset": offset[self.tracked].tolist(),
-            "tracked_embedded": inside[self.tracked].tolist(),
+            "tracked": weights[tracked].tolist(),
+            "slope": slope.tolist(),
+            "offset": offset.tolist(),
+            "tracked_embedded": inside.tolist(),
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import pdist
 from torch import Tensor
 
 from lictor.errors import ConfigError
@@ -70,11 +69,10 @@ def sample_indices(
 
 def _unit(trajectories: Float[Tensor, "n t"]) -> Float[Tensor, "n t"]:
     """Return trajectories less their mean, of norm 1; constant ones become zero."""
-    start = trajectories[:, :1]
-    moved = trajectories.double() - start.double()  # small against the value: subtract it first
-    moved = moved - moved.mean(1, keepdim=True)
+    moved = trajectories - trajectories[:, :1]  # weights move by far less than their size
+    moved -= moved.mean(1, keepdim=True)
     norm = moved.norm(dim=1, keepdim=True)
-    return torch.where(norm > 0, moved / norm.clamp_min(1e-300), 0.0)
+    return torch.where(norm > 0, moved / norm, 0.0)
 
 
 def correlation(first: Float[Tensor, "n t"], second: Float[Tensor, "m t"]) -> Float[Tensor, "n m"]:
@@ -103,8 +101,10 @@ def find_references(trajectories: Float[Tensor, "k t"], count: int) -> list[int]
             f"stdet: only {len(moving)} of {samples} sampled weights have moved; is anything "
             "trained?"
         )
-    absolute = correlation(trajectories[moving], trajectories[moving]).abs().numpy()
-    tree = linkage(pdist(absolute), method="complete")
+    absolute = correlation(trajectories[moving], trajectories[moving]).abs().double().numpy()
+    squares = (absolute**2).sum(1)
+    distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * absolute @ absolute.T, 0))
+    tree = linkage(distances[np.triu_indices(len(distances), 1)], method="complete")
     labels = fcluster(tree, count, criterion="maxclust")
     references: list[tuple[int, int]] = []
     for label in np.unique(labels):
@@ -176,22 +176,33 @@ class AffineStats:
             self.square[part].addcmul_(delta, delta, value=(self.count - 1) / self.count)
             mean.add_(delta, alpha=1 / self.count)
 
-    def coefficients(self) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Return slopes and offsets; a reference has 1 and 0, all of a still one 0 and the mean."""
-        mode = self.mode.long()
+    def coefficients(
+        self, at: Int[Tensor, " k"] | None = None
+    ) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
+        """Return slopes and offsets of all weights, or of those at some places.
+
+        A reference has 1 and 0; where the reference has never moved, a weight has 0 and its mean.
+        """
+        part = slice(None) if at is None else at
+        mode = self.mode[part].long()
         still = self.ref_square <= 0
         inverse = torch.where(still, 0.0, 1 / self.ref_square.clamp_min(1e-300))
-        slope = self.joint.double() * inverse[mode]
+        slope = self.joint[part].double() * inverse[mode]
         ref_level = self.first[self.references].double() + self.ref_mean
-        offset = self.first.double() + self.mean.double() - slope * ref_level[mode]
-        slope[self.references] = torch.where(still, slope[self.references], 1.0)
-        offset[self.references] = torch.where(still, offset[self.references], 0.0)
+        offset = self.first[part].double() + self.mean[part].double() - slope * ref_level[mode]
+        if at is None:
+            own, moves = self.references, ~still
+        else:
+            own = torch.nonzero(torch.isin(at, self.references)).flatten()
+            moves = ~still[mode[own]]
+        slope[own] = torch.where(moves, 1.0, slope[own])
+        offset[own] = torch.where(moves, 0.0, offset[own])
         return slope.to(self.dtype), offset.to(self.dtype)
 
-    def correlation(self) -> Float[Tensor, " n"]:
-        """Return each weight's correlation with its reference so far; 0 where either is still."""
-        product = self.square.double() * self.ref_square[self.mode.long()]
-        rho = self.joint.double() / product.clamp_min(1e-300).sqrt()
+    def correlation(self, at: Int[Tensor, " k"]) -> Float[Tensor, " k"]:
+        """Return correlations with the reference so far; 0 where either has never moved."""
+        product = self.square[at].double() * self.ref_square[self.mode[at].long()]
+        rho = self.joint[at].double() / product.clamp_min(1e-300).sqrt()
         return torch.where(product > 0, rho, 0.0).clamp(-1, 1).float()
 
     def state_dict(self) -> dict[str, Tensor | int]:

@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lictor.errors import ConfigError
@@ -93,16 +94,31 @@ class Scores:
     sensitivity: Float[Tensor, " n"]
 
 
-def ranks(score: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Return each entry's place in ascending order, from 0; ties by their order in the vector."""
-    result = torch.empty(len(score), dtype=torch.float64)
-    result[torch.sort(score, stable=True).indices] = torch.arange(len(score), dtype=torch.float64)
+def _ascending(score: Tensor) -> np.ndarray:
+    """Return the places of scores of at least 0 in ascending order; ties by place, NaN last.
+
+    Floats of one sign are ordered as their bits are. With the place below them all keys differ, so
+    that an unstable sort, many times faster, is as good as a stable one.
+    """
+    if score.is_floating_point():
+        bits = score.float().contiguous().numpy().view(np.uint32)
+    else:
+        bits = score.numpy()
+    keys = (bits.astype(np.uint64) << np.uint64(32)) | np.arange(len(bits), dtype=np.uint64)
+    keys.sort()
+    return (keys & np.uint64(2**32 - 1)).astype(np.int64)
+
+
+def ranks(score: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Return each score's place in ascending order, from 0, for scores of at least 0."""
+    result = torch.empty(len(score), dtype=torch.int64)
+    result[torch.from_numpy(_ascending(score))] = torch.arange(len(score))
     return result
 
 
-def lowest(score: Float[Tensor, " n"], count: int) -> tuple[Tensor, Tensor]:
-    """Return the places of the `count` lowest scores, and those of all others; ties by order."""
-    order = torch.sort(score, stable=True).indices
+def lowest(score: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the places of the `count` lowest scores, and those of all others; ties by place."""
+    order = torch.from_numpy(_ascending(score))
     return order[:count], order[count:]
 
 
@@ -125,11 +141,11 @@ def select(
     if how == "both":
         score = ranks(drift) + ranks(sensitivity)
     elif how == "drift":
-        score = drift.double()
+        score = drift
     elif how == "sensitivity":
-        score = sensitivity.double()
+        score = sensitivity
     elif how == "random":
-        score = torch.rand(len(places), dtype=torch.float64, generator=generator)
+        score = torch.rand(len(places), generator=generator)
     else:
         raise ConfigError(f"unknown selection {how!r}: choose one of {', '.join(SELECTIONS)}")
     true, rest = lowest(score, count)
@@ -147,5 +163,5 @@ def quantiles(values: Float[Tensor, " n"]) -> list[float]:
     """Return the 5, 25, 50, 75 and 95 % quantiles; of a stride of the values if they are many."""
     if not len(values):
         return []
-    few = values[:: max(1, len(values) // 2**20)].double()
+    few = values[:: max(1, len(values) // 2**14)].double()
     return torch.quantile(few, torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95]).double()).tolist()
