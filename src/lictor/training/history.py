@@ -26,7 +26,8 @@ class History:
         self.size, self.capacity, self.path = size, capacity, path
         self.count = 0
         self._rows: np.ndarray | None = None
-        self._needless = False  # nothing reads the file any more, except for an old checkpoint
+        self._dropped = False
+        self._needless = False  # a checkpoint that does without the file has been written
 
     @property
     def size_bytes(self) -> int:
@@ -48,10 +49,7 @@ class History:
                     "start the run anew"
                 )
             if not there:
-                with self.path.open("wb") as file:
-                    file.truncate(self.size_bytes)
-                    if hasattr(os, "posix_fallocate"):
-                        os.posix_fallocate(file.fileno(), 0, self.size_bytes)
+                self._reserve(self.path)
             self._rows = np.memmap(self.path, np.float32, "r+", shape=shape)
         except OSError as error:
             raise DataError(
@@ -59,6 +57,17 @@ class History:
                 f"({error.strerror}); free some space, or take fewer snapshots (stdet.warmup)"
             ) from error
         return self._rows
+
+    def _reserve(self, path: Path) -> None:
+        """Make the file, all of it or nothing: one with holes would pass for a reserved one."""
+        try:
+            with path.open("wb") as file:
+                file.truncate(self.size_bytes)
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, self.size_bytes)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
     def append(self, weights: Float[Tensor, " n"]) -> None:
         """Keep a snapshot."""
@@ -87,12 +96,12 @@ class History:
         The file stays until the second `state_dict` from here: only then is a checkpoint written
         that does without it.
         """
-        self._rows, self.count = None, 0
+        self._rows, self.count, self._dropped = None, 0, True
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold: the snapshots, unless their file has them."""
         rows: Tensor | None = None
-        if not self.count and self.path is not None:
+        if self._dropped and self.path is not None:
             if self._needless:
                 self.path.unlink(missing_ok=True)
             self._needless = True
@@ -102,11 +111,12 @@ class History:
             mapped = self._open()
             assert isinstance(mapped, np.memmap)
             mapped.flush()
-        return {"count": self.count, "rows": rows}
+        return {"count": self.count, "rows": rows, "dropped": self._dropped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the snapshots; raises `CheckpointError` when their file is gone."""
         self.count = state["count"]
+        self._dropped = self._needless = state["dropped"]
         if not self.count:
             return
         rows = self._open(must_exist=state["rows"] is None)

@@ -92,6 +92,7 @@ class ReleasedStates:
         for p, smaller, places in self._free.values():
             new = smaller.detach()
             edit_flat(p.detach(), lambda v, at=places, new=new: v.index_copy_(0, at, new))
+            smaller.grad = None  # no second copy of it beyond the step
 
 
 def _is_entrywise(value: Any, size: int) -> bool:
