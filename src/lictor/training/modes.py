@@ -199,10 +199,11 @@ class AffineStats:
         offset[own] = torch.where(moves, 0.0, offset[own])
         return slope.to(self.dtype), offset.to(self.dtype)
 
-    def correlation(self, at: Int[Tensor, " k"]) -> Float[Tensor, " k"]:
+    def correlation(self, at: Int[Tensor, " k"] | None = None) -> Float[Tensor, " k"]:
         """Return correlations with the reference so far; 0 where either has never moved."""
-        product = self.square[at].double() * self.ref_square[self.mode[at].long()]
-        rho = self.joint[at].double() / product.clamp_min(1e-300).sqrt()
+        part = slice(None) if at is None else at
+        product = self.square[part].double() * self.ref_square[self.mode[part].long()]
+        rho = self.joint[part].double() / product.clamp_min(1e-300).sqrt()
         return torch.where(product > 0, rho, 0.0).clamp(-1, 1).float()
 
     def state_dict(self) -> dict[str, Tensor | int]:
