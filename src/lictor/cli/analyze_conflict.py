@@ -92,7 +92,7 @@ def _show(means: "Sequence[PhaseMeans]") -> None:
         )
         shown.add(score)
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    Console(width=width).print(table(lines, title="Mean score by steps, -1 to 1"))
+    Console(width=width).print(table(lines, title="Mean score by steps, -1 to 1"), crop=False)
 
 
 def _figure(value: float) -> str:

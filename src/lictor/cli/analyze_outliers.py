@@ -162,7 +162,7 @@ def _show(reports: "Sequence[CodecReport]", *, layers: bool) -> None:
     ]
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     count = reports[0].num_pictures
-    console.print(table(lines, title=f"outliers, means over {count} pictures"))
+    console.print(table(lines, title=f"outliers, means over {count} pictures"), crop=False)
     for report in reports:
         counts = ", ".join(f"{latent} {count:.1f}" for latent, count in report.escapes.items())
         console.print(f"{report.codec}: escape symbols in a picture: {counts}", markup=False)

@@ -315,7 +315,9 @@ def _show(costs: "Sequence[Cost]", families: "Sequence[FamilyCost]") -> None:
         for cost in costs
     ]
     title = costs[0].codec if not several else "each codec"
-    console.print(table(lines, title=f"{title}, quantized, against itself in floating point"))
+    console.print(
+        table(lines, title=f"{title}, quantized, against itself in floating point"), crop=False
+    )
     if families:
         lines = [
             {
@@ -326,6 +328,8 @@ def _show(costs: "Sequence[Cost]", families: "Sequence[FamilyCost]") -> None:
             }
             for cost in families
         ]
-        console.print(table(lines, title="each family, against itself in floating point"))
+        console.print(
+            table(lines, title="each family, against itself in floating point"), crop=False
+        )
         for remark in dict.fromkeys(remark for cost in families for remark in cost.remarks):
             console.print(remark, markup=False)
