@@ -20,6 +20,8 @@ from jaxtyping import Float64
 
 from lictor.errors import ConfigError
 
+_GRID = 500  # stable steps that are tried: finer than the bends of risk over the step
+
 Values = float | Float64[np.ndarray, "..."]
 
 
@@ -275,16 +277,14 @@ def equal_risk_step(risk: float, quadratic: Quadratic, averaging: Averaging = PL
 
     Raises `ConfigError` when no stable step has that much.
     """
-    limit = 2 / float(quadratic.curvatures.max())
-    grid = limit * np.arange(1, 2000) / 2000
-    above = [gamma for gamma in grid if excess_risk(float(gamma), quadratic, averaging) >= risk]
-    if not above or not risk > 0:
+    cell = 2 / float(quadratic.curvatures.max()) / _GRID
+    steps = (cell * number for number in range(1, _GRID))
+    high = next((step for step in steps if excess_risk(step, quadratic, averaging) >= risk), None)
+    if high is None or not risk > 0:
         raise ConfigError(f"no step has a steady excess risk of {risk:g}; ask for another")
-    high = float(above[0])
-    low = high - limit / 2000
+    low = high - cell
     for _ in range(60):
         middle = (low + high) / 2
-        # The grid is finer than the bends of the curve: within one cell it rises.
         if excess_risk(middle, quadratic, averaging) >= risk:
             high = middle
         else:
