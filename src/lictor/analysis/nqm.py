@@ -72,7 +72,7 @@ class Quadratic:
 def spectrum(num_coordinates: int) -> Quadratic:
     """Return curvatures `h = 1/i` with `sigma^2 = i`, so that each adds 1/2 to the floor.
 
-    The spectrum is that of Zhang et al., NeurIPS 2019. Raises `ConfigError` below 1.
+    Raises `ConfigError` below 1.
     """
     if num_coordinates < 1:
         raise ConfigError(f"a spectrum needs at least 1 coordinate, not {num_coordinates}")

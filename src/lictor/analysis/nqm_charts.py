@@ -89,7 +89,7 @@ def _colours(count: int) -> list[Any]:
 def _figure(columns: int, *, sharey: bool = True) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.2 + 3.5 * columns, 3.7), layout="constrained")
+    figure = Figure(figsize=(max(1.2 + 3.5 * columns, 6.5), 3.7), layout="constrained")
     return figure, figure.subplots(1, columns, sharey=sharey, squeeze=False)[0]
 
 
@@ -153,7 +153,7 @@ def _gamma_h(settings: Settings) -> str:
 def _legend(figure: Any, axes: Any, title: str) -> None:
     """Put the legend of one panel above all of them."""
     lines, names = axes.get_legend_handles_labels()
-    figure.legend(lines, names, loc="outside upper center", ncols=min(len(names), 7), title=title)
+    figure.legend(lines, names, loc="outside upper center", ncols=min(len(names), 5), title=title)
 
 
 def _risk_figure(settings: Settings, curves: Table) -> Any:

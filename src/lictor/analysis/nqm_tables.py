@@ -235,12 +235,14 @@ def _curve(
     start = start_of(problem)
     settled = settling_updates(gamma, problem.curvatures, averaging)
     closed = risk_curve(gamma, problem, averaging, start=start, num_updates=settled)
+    # Coordinates are as independent as particles are: the more there are, the fewer will do.
+    share = min(1.0, 10 / settings.dimensions)
+    num_particles = max(10, round(share * settings.particles))
     states = simulate(
         gamma,
         problem,
         averaging,
-        # Coordinates are independent as particles are: a twentieth of the particles will do.
-        start=np.tile(start, (settings.particles // 20, 1)),
+        start=np.tile(start, (num_particles, 1)),
         generator=generator,
     )
     shown = {round(settled ** (i / 12)) for i in range(13)}
@@ -257,7 +259,7 @@ def _curve(
                     "excess risk, simulated": _risk((state**2).mean(axis=0), problem),
                 }
             )
-    variances = simulated_variance(states, skip=0, num_updates=max(settled // 2, 200))
+    variances = simulated_variance(states, skip=0, num_updates=max(settled // 4, 200))
     return rows, excess_risk(gamma, problem, averaging), _risk(variances, problem)
 
 

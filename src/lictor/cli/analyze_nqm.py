@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from lictor.cli.messages import say
-from lictor.errors import DataError
+from lictor.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from lictor.analysis.nqm_tables import Cell, Table
+    from lictor.analysis.nqm_tables import Cell, Settings, Table
 
 Numbers = Annotated[tuple[float, ...], arg(help_behavior_hint="")]
 Counts = Annotated[tuple[int, ...], arg(help_behavior_hint="")]
@@ -55,16 +55,8 @@ def nqm(
         seed: Seed of the simulations.
         force: Overwrite existing files.
     """
-    from lictor.analysis.nqm_tables import (
-        NUM_GROUPS,
-        Settings,
-        all_tables,
-        table_to_csv,
-        tables_to_json,
-    )
+    from lictor.analysis.nqm_tables import NUM_GROUPS, Settings, all_tables
     from lictor.cli.progress import follow
-    from lictor.errors import ConfigError
-    from lictor.files import write_file
 
     settings = Settings(
         gamma, gammas, alphas, intervals, alpha, interval, dimensions, sizes, particles
@@ -74,7 +66,19 @@ def nqm(
     targets = _outputs(out, force=force)
     groups = follow(all_tables(settings, seed), NUM_GROUPS, "simulating")
     tables = {table.name: table for group in groups for table in group}
+    _write(targets, settings, seed, tables)
+    _show([table for name, table in tables.items() if name != "curves"])
+    say(f"{out}  {', '.join(_OUTPUTS)}")
+    return 0
+
+
+def _write(
+    targets: Mapping[str, Path], settings: "Settings", seed: int, tables: "Mapping[str, Table]"
+) -> None:
+    """Write charts and tables, each file whole or not at all."""
     from lictor.analysis import nqm_charts as charts
+    from lictor.analysis.nqm_tables import table_to_csv, tables_to_json
+    from lictor.files import write_file
 
     charts.save_alpha_chart(targets["alpha.png"], settings, tables["ratios"])
     charts.save_interval_chart(targets["interval.png"], settings, tables["ratios"])
@@ -85,9 +89,6 @@ def nqm(
         write_file(targets[f"{name}.csv"], table_to_csv(table).encode())
     content = tables_to_json(settings, seed, list(tables.values()))
     write_file(targets["nqm.json"], content.encode())
-    _show([table for name, table in tables.items() if name != "curves"])
-    say(f"{out}  {', '.join(_OUTPUTS)}")
-    return 0
 
 
 def _outputs(out: Path, *, force: bool) -> dict[str, Path]:
