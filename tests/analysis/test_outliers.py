@@ -166,6 +166,35 @@ def test_a_quantized_codec_shows_what_its_layers_give_not_their_integers():
         assert b.measures.channel_kurtosis == pytest.approx(a.measures.channel_kurtosis, rel=0.02)
 
 
+def test_a_tensor_without_a_measure_does_not_hide_the_others():
+    """Zeros have no kurtosis; where they come among pictures and layers must not matter."""
+    model = tiny_model("bmshj2018-factorized")
+    with torch.no_grad():
+        model.g_a[0].bias.zero_()
+    codec = Codec.freeze(model)
+    black, bright = np.zeros((64, 64, 3), np.uint8), photo(64, 64)
+    first = {
+        key: next(
+            t.measures for t in codec_outliers("", codec, pictures).tensors if t.name == "g_a.0"
+        )
+        for key, pictures in {
+            "black": [black],
+            "bright": [bright],
+            "last": [black, bright],
+            "before": [bright, black],
+        }.items()
+    }
+    assert math.isnan(first["black"].element_kurtosis)
+    assert first["black"].sqnr == math.inf
+    for both in (first["last"], first["before"]):
+        assert both.element_kurtosis == first["bright"].element_kurtosis
+        assert both.sqnr == first["bright"].sqnr
+    report = codec_outliers("", codec, [black])
+    values = [t.measures.channel_kurtosis for t in report.tensors if t.part == "g_a"]
+    assert math.isnan(values[0])
+    assert report.worst("g_a").channel_kurtosis == max(v for v in values if not math.isnan(v))
+
+
 def test_without_pictures_there_is_nothing_to_measure():
     with pytest.raises(DataError, match="there is none"):
         codec_outliers("", Codec.freeze(tiny_model("checkerboard")), [])

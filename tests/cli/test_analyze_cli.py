@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -99,8 +100,10 @@ def test_to_first_order_the_rate_equivalent_is_the_bd_rate():
 
 
 def test_ptq_writes_a_table_a_file_and_a_chart(lictor, codec_file, pictures, tmp_path):
-    out = tmp_path / "out"
-    command = ("ptq", codec_file, "--data", pictures, "--calibration", pictures, "-o", out)
+    out, others = tmp_path / "out", tmp_path / "others"
+    others.mkdir()
+    Image.fromarray(photo(48, 64, seed=9)).save(others / "0.png")
+    command = ("ptq", codec_file, "--data", pictures, "--calibration", others, "-o", out)
     options = ("--schemes", "W8A8,W4", "A16", "--crops", 2, "--scopes", "all", "g_a")
     code, said, err = lictor(*command, *options)
     assert code == 0
@@ -111,6 +114,7 @@ def test_ptq_writes_a_table_a_file_and_a_chart(lictor, codec_file, pictures, tmp
         (s, scope) for s in ("W8A8", "W4", "A16") for scope in ("all", "g_a")
     ]
     assert not content["families"]
+    assert not content["settings"]["calibrated_on_the_measured_pictures"]
     assert len(content["images"]) == 2 * 7
     assert all(image["bytes"] > 0 for image in content["images"])
     assert (out / "ptq.png").stat().st_size > 5000
@@ -136,6 +140,45 @@ def test_a_family_has_a_bd_rate_or_says_why_not(lictor, pictures, tmp_path):
     # Untrained models make no curve: there is no number, and a remark says so.
     assert family["bd_rate"] is None or math.isfinite(family["bd_rate"])
     assert family["bd_rate"] is not None or family["remarks"]
+
+
+def test_a_copy_of_a_measured_picture_among_those_for_calibration_is_noticed(
+    lictor, codec_file, pictures, tmp_path
+):
+    others, out = tmp_path / "others", tmp_path / "out"
+    others.mkdir()
+    Image.fromarray(photo(48, 64, seed=9)).save(others / "0.png")
+    (others / "another-name.png").write_bytes((pictures / "1.png").read_bytes())
+    command = ("ptq", codec_file, "--data", pictures, "--calibration", others, "--schemes", "W8A8")
+    code, _, err = lictor(*command, "--crops", 1, "-o", out)
+    assert code == 0
+    assert "1 of the measured pictures" in err
+    settings = json.loads((out / "ptq.json").read_text())["settings"]
+    assert settings["calibrated_on_the_measured_pictures"]
+
+
+def test_a_part_that_a_model_has_not_is_left_out(lictor, pictures, tmp_path):
+    file, out = tmp_path / "plain.lcodec", tmp_path / "out"
+    Codec.freeze(tiny_model("bmshj2018-factorized")).save(file)
+    command = ("ptq", file, "--data", pictures, "--crops", 1, "--limit", 1, "-o", out)
+    assert lictor(*command, "--scopes", "g_a", "entropy")[0] == 0
+    content = json.loads((out / "ptq.json").read_text())
+    assert [c["scope"] for c in content["costs"]] == ["g_a"]
+    code, _, err = lictor(*command, "--scopes", "entropy", "--force")
+    assert code == 1
+    assert "none of the parts" in err
+
+
+def test_names_of_any_bytes_are_no_obstacle(lictor, codec_file, pictures, tmp_path):
+    named = codec_file.rename(tmp_path / "a, b [c].lcodec")
+    try:
+        (pictures / os.fsdecode(b"\xfe.png")).write_bytes((pictures / "0.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system wants names in UTF-8")
+    for question, *options in (("ptq", "--schemes", "W8", "--crops", 1), ("outliers",)):
+        out = tmp_path / question
+        assert lictor(question, named, "--data", pictures, *options, "-o", out)[0] == 0
+        assert (out / f"{question}.json").stat().st_size > 0
 
 
 def test_ptq_can_optimize_each_copy(lictor, codec_file, pictures, tmp_path):
@@ -186,6 +229,8 @@ def test_outliers_of_files_and_runs_side_by_side(lictor, codec_file, pictures, t
         (("ptq", "{codec}", "{codec}", "--data", "{data}"), "rename"),
         (("ptq", "{quantized}", "--data", "{data}"), "already"),
         (("ptq", "{codec}", "--data", "{data}", "--crops", "0"), "at least 1"),
+        (("ptq", "{codec}", "--data", "{data}", "--seed", "-1"), "--seed"),
+        (("ptq", "{codec}", "--data", "{data}", "--lmbda", "0"), "positive"),
         (("ptq", "nowhere.lcodec", "--data", "{data}"), "nowhere.lcodec"),
         (("outliers", "{codec}", "--data", "{empty}"), "no pictures"),
         (("outliers", "{empty}", "--data", "{data}"), "no such checkpoint"),

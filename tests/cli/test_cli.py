@@ -339,16 +339,20 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code):
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-@pytest.mark.parametrize("width", [60, 80, 120])
-def test_a_table_never_cuts_a_number(width):
+@pytest.mark.parametrize("width", [30, 60, 80, 120])
+def test_a_table_never_cuts_a_number_nor_leaves_out_what_it_is_of(width):
     from rich.console import Console
 
     from lictor.cli.progress import table
 
     numbers = {f"c{i}": f"{1234.5678 * 10**i:.2f}" for i in range(4)}
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(table([{"image": "a-very-long-name-of-a-picture-" * 3, **numbers}]))
+    name = "a-very-long-name-of-a-picture-" * 3
+    console.print(table([{"image": name, **numbers, "a header of words": "1"}]), crop=False)
     text = console.export_text()
+    first = "".join(line[2:].split("  ")[0] for line in text.splitlines())
+    assert name in first
+    assert "header" in text
     assert all(number in text for number in numbers.values())
 
 

@@ -104,6 +104,9 @@ def test_what_is_wrong_is_told_in_one_line(lictor, codec_file, picture_folder, t
     fails(lictor("quantize", codec_file, *data, *to, "--balance", 2), "balance")
     fails(lictor("quantize", codec_file, *data, *to, "--percentile", 10), "percentile")
     fails(lictor("quantize", codec_file, *data, *to, "--crops", 0), "--crops")
+    fails(lictor("quantize", codec_file, *data, *to, "--seed", -1), "--seed")
+    fails(lictor("quantize", codec_file, *data, "-o", tmp_path / "new" / "a.lcodec"), "no folder")
+    fails(lictor("quantize", codec_file, *data, "--force", "-o", tmp_path), "is a folder")
     assert not out.exists()
     assert lictor("quantize", codec_file, *data, *to, "--scope", "g_b")[0] == 2
 

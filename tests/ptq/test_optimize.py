@@ -68,3 +68,33 @@ def test_wrong_settings_are_refused():
     model = tiny_model("checkerboard")
     with pytest.raises(ConfigError, match="not quantized"):
         next(optimize(model, model, [photo_tensor(1, 64, 64)], objective, Settings(1)))
+
+
+def test_exact_grids_stay_exact():
+    x = photo_tensor(2, 64, 64)
+    model = tiny_model("checkerboard")
+    quantized = quantize(model, Scheme(8, 8), observe(model, [x]))
+    layers = quantized_layers(quantized)
+    picture = next(q for name, q in layers.items() if name.startswith("g_a"))
+    assert torch.equal(picture.steps, torch.full_like(picture.steps, 1 / 255))
+    whole = [q for q in layers.values() if q.steps.unique().numel() == 1 and q.steps[0] % 1 == 0]
+    before = [q.steps.clone() for q in whole]
+    settings = Settings(5, factors_lr=0.1)
+    for _ in optimize(quantized, model, itertools.repeat(x), objective, settings):
+        pass
+    assert torch.equal(picture.steps, torch.full_like(picture.steps, 1 / 255))
+    assert whole
+    assert all(torch.equal(q.steps, steps) for q, steps in zip(whole, before, strict=True))
+
+
+def test_another_model_and_a_loss_that_is_not_finite_are_refused():
+    x = photo_tensor(2, 64, 64)
+    model = tiny_model("checkerboard")
+    quantized = quantize(model, Scheme(8, 8), observe(model, [x]))
+    codes = {n: q.layer.weight.clone() for n, q in quantized_layers(quantized).items()}
+    with pytest.raises(ConfigError, match="another"):
+        next(optimize(quantized, tiny_model("mbt2018-mean"), [x], objective, Settings(1)))
+    with pytest.raises(ConfigError, match="not finite"):
+        next(optimize(quantized, model, [x * torch.nan], objective, Settings(1)))
+    for name, layer in quantized_layers(quantized).items():
+        assert torch.equal(layer.layer.weight, codes[name])

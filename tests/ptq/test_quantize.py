@@ -169,11 +169,19 @@ def test_what_makes_no_sense_is_refused(crops):
         quantize(quantized, Scheme(8, 8), seen)
     with pytest.raises(ConfigError, match="frozen"):
         quantize(Codec.freeze(model).model, Scheme(8, 8), seen)
+    with pytest.raises(ConfigError, match="no layers in the scope 'entropy'"):
+        quantize(tiny_model("bmshj2018-factorized"), Scheme(8, None, "entropy"), {})
+    for observed in ({}, observe(MODELS["checkerboard"](n=16, m=8, depth=1), crops)):
+        with pytest.raises(ConfigError, match="not observed, or in another model"):
+            quantize(model, Scheme(8, 8), observed)
     for bits in (1, 17):
         with pytest.raises(ConfigError, match="2 to 16"):
             Scheme(bits, 8)
         with pytest.raises(ConfigError, match="2 to 16"):
-            QuantizedLayer(nn.Linear(2, 2), LayerBits(bits, None))
+            LayerBits(bits, None)
+    for zero in (-1, 16):
+        with pytest.raises(ConfigError, match="no code"):
+            LayerBits(8, 4, zero)
     with pytest.raises(ConfigError, match="unknown scope 'g_b'"):
         Scheme(8, 8, "g_b")
     with pytest.raises(ConfigError, match="nothing to quantize"):
@@ -189,6 +197,18 @@ def test_what_makes_no_sense_is_refused(crops):
     ):
         with pytest.raises(ConfigError):
             Ranges(**wrong)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_calibration_stops_where_an_activation_is_not_finite(value, crops):
+    model = tiny_model("checkerboard")
+    with torch.no_grad():
+        model.g_a.body[1].bias[0] = value
+    model.train()
+    with pytest.raises(DataError, match="not finite"):
+        observe(model, crops)
+    assert model.training
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_schemes_are_read_and_shown_alike():

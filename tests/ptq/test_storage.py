@@ -17,9 +17,10 @@ from lictor.codec import Codec
 from lictor.errors import CheckpointError, ConfigError, ModelMismatchError
 from lictor.models.zoo import MODELS
 from lictor.ptq.calibrate import observe
+from lictor.ptq.fake_quant import along
 from lictor.ptq.quantize import quantize
 from lictor.ptq.scheme import Scheme
-from lictor.ptq.storage import pack_codes, unpack_codes
+from lictor.ptq.storage import pack_codes, quantized_layers, unpack_codes
 
 W8A8 = Scheme(8, 8)
 
@@ -69,6 +70,22 @@ def test_every_scheme_survives_the_file(scheme, dtype, tmp_path):
         assert torch.equal(a, b), key
     data = codec.encode(photo(40, 64))
     np.testing.assert_array_equal(loaded.decode(data), codec.decode(data))
+
+
+def test_float_weights_survive_16_bits_behind_the_finest_steps():
+    """Multiplied by steps of 16-bit activations, weights are below what float16 can hold."""
+    model = tiny_model("checkerboard")
+    quantized = quantize(model, Scheme(None, 16), observe(model, [photo_tensor(2, 64, 64)]))
+    whole, half = (
+        quantized_layers(Codec.freeze(quantized, weight_dtype=dtype).model)
+        for dtype in (torch.float32, torch.float16)
+    )
+    for name, layer in whole.items():
+        exact, rounded = (
+            q.layer.weight * along(q.scales, q.axis, q.layer.weight.dim())
+            for q in (layer, half[name])
+        )
+        assert float((rounded - exact).abs().max()) <= 2**-11 * float(exact.abs().max()), name
 
 
 def test_another_process_decodes_the_same(tmp_path):

@@ -123,9 +123,11 @@ def outliers(x: Samples) -> Outliers:
 
 @dataclass(frozen=True)
 class TensorReport:
-    """What a tensor was like, means over pictures: a latent, or the output of a layer.
+    """What a tensor was like: a latent, or the output of a layer.
 
-    `part` is `latent` or the network that the layer is in, such as g_a.
+    Each measure is the mean over the pictures for which it is finite (a constant tensor has no
+    kurtosis), and what the first picture gives if there is none. `part` is `latent` or the network
+    that the layer is in, such as g_a.
     """
 
     name: str
@@ -144,10 +146,13 @@ class CodecReport:
     num_pictures: int
 
     def worst(self, part: str) -> Outliers:
-        """Return the largest of each measure over a part's tensors (of SQNR, the smallest)."""
+        """Return the largest of each measure over a part's tensors (of SQNR, the smallest).
+
+        A tensor for which a measure is NaN does not count; NaN if that is all of them.
+        """
         rows = [asdict(t.measures) for t in self.tensors if t.part == part]
-        most = {key: max(row[key] for row in rows) for key in METRICS}
-        return Outliers(**{**most, "sqnr": min(row["sqnr"] for row in rows)})
+        most = {key: float(np.fmax.reduce([row[key] for row in rows])) for key in METRICS}
+        return Outliers(**{**most, "sqnr": float(np.fmin.reduce([row["sqnr"] for row in rows]))})
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -264,5 +269,9 @@ def codec_outliers(name: str, codec: Codec, pictures: Sequence[NDArray[np.uint8]
 
 
 def _mean(measured: Sequence[Outliers]) -> Outliers:
+    def mean(values: Sequence[float]) -> float:
+        finite = [value for value in values if math.isfinite(value)]
+        return float(np.mean(finite)) if finite else values[0]
+
     rows = [asdict(each) for each in measured]
-    return Outliers(**{key: float(np.mean([row[key] for row in rows])) for key in METRICS})
+    return Outliers(**{key: mean([row[key] for row in rows]) for key in METRICS})

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 from lictor.cli.analyze_conflict import conflict
+from lictor.cli.analyze_nqm import nqm
 from lictor.cli.analyze_outliers import outliers
 from lictor.cli.analyze_ptq import ptq
 
 ANALYSES: dict[str, Callable[..., int]] = {
     "conflict": conflict,
+    "nqm": nqm,
     "outliers": outliers,
     "ptq": ptq,
 }

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from lictor.cli.messages import complain, say
-from lictor.errors import ConfigError, DataError
+from lictor.cli.outputs import output_files
+from lictor.errors import ConfigError
 
 if TYPE_CHECKING:
     from lictor.analysis.conflict import PhaseMeans
@@ -54,7 +55,7 @@ def conflict(
     if phases < 1 or window < 1:
         raise ConfigError("--phases and --window must be at least 1")
     loaded = load_conflict_runs(runs)
-    targets = _outputs(out, force=force)
+    targets = output_files(out, _OUTPUTS, force=force)
     means = phase_means(loaded, phases)
     from lictor.analysis.conflict_charts import save_layer_chart, save_score_chart
 
@@ -67,19 +68,6 @@ def conflict(
         print(f"lictor: warning: {note}", file=sys.stderr, flush=True)
     say(f"{out}  {', '.join(_OUTPUTS)}")
     return 0
-
-
-def _outputs(out: Path, *, force: bool) -> dict[str, Path]:
-    """Make the folder; raises `DataError` when it cannot be made or holds results already."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{out}: cannot make the folder ({error})") from error
-    targets = {name: out / name for name in _OUTPUTS}
-    for path in targets.values():
-        if path.exists() and not force:
-            raise DataError(f"{path}: exists already; add --force to overwrite it")
-    return targets
 
 
 def _show(means: "Sequence[PhaseMeans]") -> None:
@@ -104,7 +92,7 @@ def _show(means: "Sequence[PhaseMeans]") -> None:
         )
         shown.add(score)
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    Console(width=width).print(table(lines, title="Mean score by steps, -1 to 1"))
+    Console(width=width).print(table(lines, title="Mean score by steps, -1 to 1"), crop=False)
 
 
 def _figure(value: float) -> str:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from lictor.cli.messages import complain, say
-from lictor.errors import ConfigError, DataError
+from lictor.cli.messages import complain, printable, say
+from lictor.cli.outputs import output_files
+from lictor.errors import ConfigError
 
 if TYPE_CHECKING:
     from lictor.analysis.outliers import CodecReport, Outliers
@@ -68,7 +69,7 @@ def outliers(
         return 2
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit must be at least 1, not {limit}")
-    targets = _targets(out, force=force)
+    targets = output_files(out, _OUTPUTS, force=force)
     loaded = _load(codecs)
     pictures = [load_image(path) for path in list_images(data)[:limit]]
     reports = [
@@ -83,18 +84,6 @@ def outliers(
     return 0
 
 
-def _targets(out: Path, *, force: bool) -> dict[str, Path]:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: cannot make the folder ({error.strerror})") from error
-    targets = {name: out / name for name in _OUTPUTS}
-    for path in targets.values():
-        if path.exists() and not force:
-            raise DataError(f"{path}: exists already; add --force to overwrite it")
-    return targets
-
-
 def _load(names: Sequence[str]) -> "dict[str, Codec]":
     from lictor.cli.quantize import load_codec
     from lictor.codec import Codec
@@ -103,7 +92,7 @@ def _load(names: Sequence[str]) -> "dict[str, Codec]":
     loaded = dict[str, Any]()
     for name in names:
         path = Path(name)
-        label = path.resolve().name if path.is_dir() else path.stem
+        label = printable(path.resolve().name if path.is_dir() else path.stem)
         if label in loaded:
             raise ConfigError(f"two codecs are called {label!r}; rename one")
         loaded[label] = Codec.freeze(load_run(path)[0]) if path.is_dir() else load_codec(name)
@@ -173,7 +162,7 @@ def _show(reports: "Sequence[CodecReport]", *, layers: bool) -> None:
     ]
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     count = reports[0].num_pictures
-    console.print(table(lines, title=f"outliers, means over {count} pictures"))
+    console.print(table(lines, title=f"outliers, means over {count} pictures"), crop=False)
     for report in reports:
         counts = ", ".join(f"{latent} {count:.1f}" for latent, count in report.escapes.items())
         console.print(f"{report.codec}: escape symbols in a picture: {counts}", markup=False)

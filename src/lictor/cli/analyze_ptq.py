@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from tyro.conf import Positional, arg
 
-from lictor.cli.messages import complain, say
-from lictor.errors import ConfigError, DataError
+from lictor.cli.messages import complain, printable, say
+from lictor.cli.outputs import output_files
+from lictor.errors import ConfigError
 
 if TYPE_CHECKING:
     from lictor.codec import Codec
@@ -62,8 +63,8 @@ def ptq(
         codecs: Codec files, or `default` for the one that ships.
         data: Folder of the pictures to measure on.
         out: Folder for ptq.json and ptq.png.
-        calibration: Folder of other photographs, to find the ranges of activations on; the measured
-            pictures themselves if not given, which flatters.
+        calibration: Folder of other photographs, to find the ranges of activations on; that of the
+            measured pictures if not given, which flatters.
         schemes: Bits such as W8A8, W6A8, W8 (weights alone), A8; commas or spaces between. A choice
             of eight for the whole codec, and W8A8 for each part, if not given.
         scopes: Parts to quantize, each with every scheme: all, g_a, g_s, entropy.
@@ -79,17 +80,21 @@ def ptq(
         force: Overwrite existing files.
     """
     from lictor.evaluation.quantization import FamilyCost, default_schemes
+    from lictor.ptq.calibrate import calibration_pictures
 
     if not codecs:
         complain("analyze ptq needs at least one codec file; see --help")
         return 2
-    if min(crops, 1 if limit is None else limit) < 1 or optimize < 0:
-        raise ConfigError("--crops and --limit must be at least 1, --optimize at least 0")
+    if min(crops, 1 if limit is None else limit) < 1 or min(optimize, seed) < 0:
+        raise ConfigError("--crops and --limit must be at least 1, --optimize and --seed 0")
+    if lmbda is not None and not 0 < lmbda < math.inf:
+        raise ConfigError(f"lmbda must be positive, not {lmbda}")
     chosen = _schemes(schemes, scopes) or default_schemes()
-    targets = _outputs(out, force=force)
+    targets = output_files(out, _OUTPUTS, force=force)
     loaded = _load(codecs)
     pictures = _pictures(data, limit)
-    folder = _calibration(data, calibration, seed=seed, many=optimize > 0)
+    folder = calibration_pictures(calibration or data, most=256 if optimize else 64, seed=seed)
+    flattering = _warn_if_flattering(pictures, folder)
     costs, rows = _measure(
         loaded,
         pictures,
@@ -109,7 +114,7 @@ def ptq(
         "percentile": percentile,
         "balance": balance,
         "optimize": optimize,
-        "calibrated_on_the_measured_pictures": calibration is None,
+        "calibrated_on_the_measured_pictures": flattering,
     }
     _write(targets, costs, families, rows, settings)
     _show(costs, families)
@@ -131,25 +136,12 @@ def _schemes(schemes: Sequence[str], scopes: Sequence[str]) -> "list[Scheme]":
     return list(dict.fromkeys(parse_scheme(b, part) for b in bits for part in parts))
 
 
-def _outputs(out: Path, *, force: bool) -> dict[str, Path]:
-    """Make the folder; raises `DataError` when it cannot be made or holds results already."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: cannot make the folder ({error.strerror})") from error
-    targets = {name: out / name for name in _OUTPUTS}
-    for path in targets.values():
-        if path.exists() and not force:
-            raise DataError(f"{path}: exists already; add --force to overwrite it")
-    return targets
-
-
 def _load(names: Sequence[str]) -> "dict[str, Codec]":
     from lictor.cli.quantize import load_codec
 
     loaded = dict[str, Any]()
-    for name in _words(names):
-        label = Path(name).stem
+    for name in names:
+        label = printable(Path(name).stem)
         if label in loaded:
             raise ConfigError(f"two codecs are called {label!r}; rename one")
         loaded[label] = load_codec(name)
@@ -162,20 +154,26 @@ def _pictures(folder: Path, limit: int | None) -> dict[str, np.ndarray]:
     from lictor.data import list_images, load_image
 
     paths = list_images(folder)[:limit]
-    return {path.relative_to(folder).as_posix(): load_image(path) for path in paths}
+    return {printable(path.relative_to(folder).as_posix()): load_image(path) for path in paths}
 
 
-def _calibration(data: Path, calibration: Path | None, *, seed: int, many: bool) -> "ImageFolder":
-    from lictor.ptq.calibrate import calibration_pictures
+def _warn_if_flattering(pictures: dict[str, np.ndarray], folder: "ImageFolder") -> bool:
+    """Tell, and say, whether a picture that is measured calibrates too, whatever its file."""
+    from lictor.evaluation.rd import image_hash
 
-    if calibration is None:
+    def hashed(image: np.ndarray) -> str:
+        return image_hash(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+    calibrating = {hashed(folder.load(number)) for number in range(len(folder))}
+    shared = calibrating.intersection(map(hashed, pictures.values()))
+    if shared:
         print(
-            "lictor: warning: calibrated on the pictures that are measured, which flatters; "
-            "add --calibration FOLDER",
+            f"lictor: warning: {len(shared)} of the measured pictures calibrate too, which "
+            "flatters; add --calibration FOLDER with others",
             file=sys.stderr,
             flush=True,
         )
-    return calibration_pictures(calibration or data, most=256 if many else 64, seed=seed)
+    return bool(shared)
 
 
 def _measure(
@@ -209,7 +207,9 @@ def _measure(
             lmbda=lmbda,
             improve=better,
         )
-        for cost, its_rows in follow(measured, 1 + len(schemes), f"measuring {name}"):
+        # Optimizing has a bar of its own, and a terminal holds one at a time.
+        shown = measured if optimize else follow(measured, 1 + len(schemes), f"measuring {name}")
+        for cost, its_rows in shown:
             scheme = None if cost is None else f"{cost.scheme.label} {cost.scheme.scope}"
             rows[name, scheme] = its_rows
             if cost is not None:
@@ -238,6 +238,8 @@ def _families(
         family = codecs[names[0]].model.name
         for scheme in schemes:
             label = f"{scheme.label} {scheme.scope}"
+            if (names[0], label) not in rows:  # a part that this model has not
+                continue
             original, quantized = (
                 [row for name in names for row in rows[name, key]] for key in (None, label)
             )
@@ -313,7 +315,9 @@ def _show(costs: "Sequence[Cost]", families: "Sequence[FamilyCost]") -> None:
         for cost in costs
     ]
     title = costs[0].codec if not several else "each codec"
-    console.print(table(lines, title=f"{title}, quantized, against itself in floating point"))
+    console.print(
+        table(lines, title=f"{title}, quantized, against itself in floating point"), crop=False
+    )
     if families:
         lines = [
             {
@@ -324,6 +328,8 @@ def _show(costs: "Sequence[Cost]", families: "Sequence[FamilyCost]") -> None:
             }
             for cost in families
         ]
-        console.print(table(lines, title="each family, against itself in floating point"))
+        console.print(
+            table(lines, title="each family, against itself in floating point"), crop=False
+        )
         for remark in dict.fromkeys(remark for cost in families for remark in cost.remarks):
             console.print(remark, markup=False)

@@ -157,7 +157,8 @@ def _compress_and_compare(codec: Codec, out: Path, console: Console) -> list[_Co
                     "MS-SSIM": "-" if math.isnan(similarity) else f"{similarity:.4f}",
                 }
             )
-    console.print(table(lines, title=f"{codec.name} against Pillow's JPEG and WebP at its bytes"))
+    title = f"{codec.name} against Pillow's JPEG and WebP at its bytes"
+    console.print(table(lines, title=title), crop=False)
     console.print(
         f"All {len(files)} files were decoded in another process: every symbol of every latent "
         "and every pixel is the encoder's.\n"

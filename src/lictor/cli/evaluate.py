@@ -139,9 +139,9 @@ def _print_tables(curves: "Sequence[Curve]") -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     if len(curves) == 1 and len(curves[0].settings) == 1:
         rows = [{"image": r.image, **_row_figures(vars(r))} for r in curves[0].rows]
-        console.print(table(rows, title=curves[0].description or curves[0].name))
+        console.print(table(rows, title=curves[0].description or curves[0].name), crop=False)
     if curves:
-        console.print(table([row for curve in curves for row in _point_figures(curve)]))
+        console.print(table([row for curve in curves for row in _point_figures(curve)]), crop=False)
 
 
 def _number(value: float, digits: int) -> str:

@@ -3,9 +3,14 @@
 import sys
 
 
+def printable(name: str) -> str:
+    """Return a file's name as text that can be written: bytes that are no UTF-8 are replaced."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def say(text: str) -> None:
     """Print one line of a result."""
-    print(text, flush=True)
+    print(printable(text), flush=True)
 
 
 def complain(error: object) -> None:

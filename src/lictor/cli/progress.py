@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 stderr = Console(stderr=True, markup=False)
 _REPORT_EVERY_S = 30.0
+_LEAST_TEXT = 16
 
 
 def log_to_terminal() -> None:
@@ -161,15 +162,19 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 def table(rows: Sequence[Mapping[str, str]], *, title: str = "") -> Table:
     """Lay out rows of equal keys; the first column is text, the others are numbers.
 
-    In a narrow terminal the text gives way: a number that is cut off would be another number.
+    In a narrow terminal the headers are folded at spaces, then the text: a number that is cut off
+    would be another number. Some text stays, or nobody knows what the numbers are of; print with
+    `crop=False` what is wider than that.
     """
     result = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for position, key in enumerate(rows[0] if rows else ()):
-        widest = max(len(key), *(len(row[key]) for row in rows))
+        widest = max(len(row[key]) for row in rows)
         if position == 0:
-            result.add_column(key, overflow="fold")
+            least = min(_LEAST_TEXT, max(widest, len(key)))
+            result.add_column(key, overflow="fold", min_width=least)
         else:
-            result.add_column(key, justify="right", no_wrap=True, min_width=widest)
+            least = max(widest, *map(len, key.split()))
+            result.add_column(key, justify="right", min_width=least)
     for row in rows:
         result.add_row(*map(Text, row.values()))  # a name may look like markup
     return result

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from lictor.cli.messages import say
-from lictor.errors import ConfigError, DataError
+from lictor.cli.outputs import check_output_file
+from lictor.errors import ConfigError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -68,10 +69,9 @@ def quantize(
     from lictor.ptq.scheme import Scheme
 
     scheme, ranges = Scheme(weights, activations, scope), Ranges(percentile, balance)
-    if crops < 1 or steps < 1:
-        raise ConfigError("--crops and --steps must be at least 1")
-    if out.exists() and not force:
-        raise DataError(f"{out}: exists already; add --force to overwrite it")
+    if crops < 1 or steps < 1 or seed < 0:
+        raise ConfigError("--crops and --steps must be at least 1, --seed at least 0")
+    check_output_file(out, force=force)
     needs_pictures = activations is not None or optimize
     if data is None and needs_pictures:
         raise ConfigError(
@@ -95,6 +95,7 @@ def quantize(
         "percentile": percentile,
         "balance": ranges.exponent(weights),
         "optimize_steps": steps if optimize else 0,
+        "optimize_lmbda": slope,
     }
     notes = {**source.notes, "quantization": about}
     result = Codec.freeze(quantized, weight_dtype=source.weight_dtype, notes=notes)

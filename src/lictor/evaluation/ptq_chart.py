@@ -1,5 +1,6 @@
 """A chart of what quantization costs, as a file for a paper."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,8 @@ _COLOURS = {"all": "#4d5b66", "g_a": "#0067a8", "g_s": "#c04a00", "entropy": "#0
 def save_cost_chart(path: Path, costs: Sequence[Cost], families: Sequence[FamilyCost]) -> None:
     """Write a bar for each scheme and scope, its length the cost in percent on a symlog axis.
 
-    The cost is the BD-rate where there are families, else the rate equivalent; a codec without
-    either has a bar of its added rate. Raises `DataError` when the file cannot be written.
+    The cost is the BD-rate where there are families, else the rate equivalent; where a codec lacks
+    it, all bars are of added rates. Raises `DataError` when the file cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -23,11 +24,12 @@ def save_cost_chart(path: Path, costs: Sequence[Cost], families: Sequence[Family
         entries = [(f"{f.family} {f.scheme.label}", f.scheme.scope, f.bd_rate) for f in families]
     else:
         several = len({cost.codec for cost in costs}) > 1
+        without_lmbda = any(math.isnan(cost.rate_equivalent) for cost in costs)
+        if without_lmbda:
+            axis = "added rate, %"
         for cost in costs:
             name = f"{cost.codec} {cost.scheme.label}" if several else cost.scheme.label
-            value = cost.rate_equivalent
-            if value != value:  # without a lmbda
-                axis, value = "added rate, %", cost.delta_bpp_percent
+            value = cost.delta_bpp_percent if without_lmbda else cost.rate_equivalent
             entries.append((name, cost.scheme.scope, value))
     figure = Figure(figsize=(6.5, 1.0 + 0.26 * len(entries)), layout="constrained")
     axes = figure.subplots()

@@ -31,7 +31,7 @@ from lictor.metrics import bpp, luma, mse, psnr_of_mse
 from lictor.models.base import AbstractCodecModel
 from lictor.ptq.calibrate import MIN_MAX, Ranges, observe
 from lictor.ptq.quantize import quantize
-from lictor.ptq.scheme import ALL, SCOPES, Scheme
+from lictor.ptq.scheme import ALL, SCOPES, Scheme, layers_of
 
 Pictures = Mapping[str, NDArray[np.uint8]]  # `h w c` by name
 # Takes a quantized copy, the original and its lmbda, and makes the copy better in place.
@@ -165,18 +165,23 @@ def codec_costs(
     """Yield the rows of a codec (without a cost), then cost and rows of each quantized copy.
 
     `crops` (batches `b 3 h w` in [0, 1]) calibrate; `lmbda` overrides the notes'; `improve` may
-    optimize each copy. Raises `ConfigError` when the codec is quantized already.
+    optimize each copy. A scheme of a part that the model lacks is left out. Raises `ConfigError`
+    when that is all of them, when the codec is quantized already, and when there is no lmbda to
+    optimize for.
     """
     model = codec.thaw()
-    observed = observe(model, crops)
     slope = lmbda_of(codec) if lmbda is None else lmbda
+    if improve is not None and slope is None:
+        raise ConfigError(f"{name}: its notes have no lmbda to optimize for; give one")
+    possible = [scheme for scheme in schemes if layers_of(model, scheme.scope)]
+    if not possible:
+        raise ConfigError(f"{name}: {model.name} has none of the parts to quantize")
+    observed = observe(model, crops)
     original = measure(codec, pictures, name)
     yield None, original
-    for scheme in schemes:
+    for scheme in possible:
         copy = quantize(model, scheme, observed, ranges=ranges)
-        if improve is not None:
-            if slope is None:
-                raise ConfigError(f"{name}: its notes have no lmbda to optimize for; give one")
+        if improve is not None and slope is not None:
             improve(copy, model, slope)
         quantized = Codec.freeze(copy, weight_dtype=codec.weight_dtype)
         rows = measure(quantized, pictures, name)

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +25,12 @@ _BINS = 4096
 # How far from the grid k/255 a float32 picture may be.
 _PICTURE_SLACK = 1e-3
 _LEAST_SHARE = 1e-3
+# Large photographs are not held in memory by the dozen; a few have crops enough.
+_MOST_BYTES = 2**30
 
 
 def calibration_pictures(folder: Path, *, most: int = 64, seed: int = 0) -> ImageFolder:
-    """Read up to `most` pictures of a folder tree, chosen by the seed, into memory.
+    """Read up to `most` pictures of a folder tree, chosen by the seed, into 1 GiB of memory.
 
     What cannot be read is named in the log and left out. Raises `DataError` when nothing is left.
     """
@@ -43,7 +45,7 @@ def calibration_pictures(folder: Path, *, most: int = 64, seed: int = 0) -> Imag
             continue
         images.append(np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3))))
         names.append(str(paths[number].relative_to(folder)))
-        if len(images) == most:
+        if len(images) == most or sum(each.nbytes for each in images) >= _MOST_BYTES:
             break
     if not images:
         raise DataError(f"{folder}: none of its {len(paths)} pictures can be read")
@@ -173,12 +175,16 @@ def observe(model: AbstractCodecModel, crops: Sequence[Tensor]) -> dict[str, Obs
             with _watching(layers, seen, what):
                 for x in crops:
                     model(x)
+            _check_finite(seen)
     finally:
         model.train(training)
+    return seen
+
+
+def _check_finite(seen: Mapping[str, Observed]) -> None:
     for name, observed in seen.items():
         if not np.isfinite(observed.range(100)).all():
             raise DataError(f"the input of {name} is not finite, or no crop gets there")
-    return seen
 
 
 def _layers_at_the_latent(model: AbstractCodecModel, x: Float[Tensor, "b 3 h w"]) -> list[str]:

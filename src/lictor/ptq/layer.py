@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lictor.errors import ConfigError
 from lictor.ptq.fake_quant import (
+    MIN_BITS,
     Layer,
     along,
     check_bits,
@@ -20,11 +22,21 @@ from lictor.ptq.fake_quant import (
 
 @dataclass(frozen=True)
 class LayerBits:
-    """How many bits a layer's weights and inputs have, None for float; `zero` is the code of 0."""
+    """How many bits a layer's weights and inputs have, None for float; `zero` is the code of 0.
+
+    Raises `ConfigError` for bits outside 2..16 and a zero that is no code.
+    """
 
     weights: int | None
     inputs: int | None
     zero: int = 0
+
+    def __post_init__(self) -> None:
+        for count in (self.weights, self.inputs):
+            if count is not None:
+                check_bits(count)
+        if not 0 <= self.zero < 2 ** (self.inputs or 0):
+            raise ConfigError(f"inputs of {self.inputs} bits have no code {self.zero} for 0")
 
 
 class QuantizedLayer(nn.Module):
@@ -35,12 +47,12 @@ class QuantizedLayer(nn.Module):
     enters the layer so many times, and its integer is the sum of as many codes: that channel has a
     finer step at the same range, for the price of another channel (outlier channel splitting, Zhao
     et al. 2019, arXiv:1901.09504, which we know from general knowledge). `layer.weight` holds
-    integers, as floats, or floats if the weights have no bits; the steps are multiplied into them
-    before they are rounded. `scales` is one number for each output channel.
+    integers, as floats, or floats up to 1 if the weights have no bits; the steps are multiplied
+    into them before they are rounded. `scales` is one number for each output channel.
 
     Sums of integers are exact in float64 below 2^53, which 16 by 16 bits do not reach in any
-    layer of fewer than 2^22 taps. An `EntropyNetwork` of such layers gives the same bits on every
-    machine: nothing in it depends on the order of a sum.
+    layer of fewer than 2^22 taps, those of copies counted. An `EntropyNetwork` of such layers gives
+    the same bits on every machine: nothing in it depends on the order of a sum.
     """
 
     def __init__(
@@ -51,9 +63,6 @@ class QuantizedLayer(nn.Module):
         copies: Float[Tensor, " c"] | None = None,
     ):
         super().__init__()
-        for count in (bits.weights, bits.inputs):
-            if count is not None:
-                check_bits(count)
         self.bits, self.axis = bits, output_axis(layer)
         self.layer = copy.deepcopy(layer).requires_grad_(False)
         weight = self.layer.weight
@@ -74,6 +83,12 @@ class QuantizedLayer(nn.Module):
             if bits.weights is not None:
                 self.scales.copy_(weight_scales(weight, bits.weights, self.axis))
                 weight.copy_(weight_codes(weight, self.scales, bits.weights, self.axis))
+            elif steps is not None:
+                # Steps make weights so small that 16-bit floats would lose them; a power of two
+                # takes nothing away.
+                exponents = torch.frexp(weight_scales(weight, MIN_BITS, self.axis)).exponent
+                self.scales.copy_(torch.ldexp(self.scales, exponents))
+                weight.div_(along(self.scales, self.axis, weight.dim()))
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Map features as the layer would; the dtype stays."""

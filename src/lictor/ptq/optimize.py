@@ -82,7 +82,8 @@ class _Learning(nn.Module):
         self.log_scales = nn.Parameter(torch.zeros_like(self.start_scales))
         self.log_steps: nn.Parameter | None = None
         if self.start_steps is not None:
-            self.log_steps = nn.Parameter(torch.zeros_like(self.start_steps))
+            learns = not _is_exact(self.start_steps)
+            self.log_steps = nn.Parameter(torch.zeros_like(self.start_steps), learns)
 
     def weight(self) -> Float[Tensor, "..."]:
         """Return the integers."""
@@ -120,6 +121,13 @@ class _Learning(nn.Module):
             into.steps.copy_(steps)
 
 
+def _is_exact(steps: Float[Tensor, " c"]) -> bool:
+    """Return whether a grid holds its inputs exactly: a picture's, or one of whole numbers."""
+    step = float(steps[0])
+    whole = step == round(step) or abs(255 * step - 1) < 1e-6
+    return whole and bool((steps == steps[0]).all())
+
+
 def optimize(
     quantized: AbstractCodecModel,
     original: AbstractCodecModel,
@@ -134,14 +142,16 @@ def optimize(
     Batches are `b 3 h w` in [0, 1]; `loss` is what the model was trained for, of a batch and the
     model's output. The model is whole again when the iterator ends, also when it is closed early or
     the batches run out; in between it must not be used. Raises `ConfigError` for a model that is
-    not quantized.
+    not quantized or is of another kind than `original`, and when the loss is not finite.
     """
     layers = quantized_layers(quantized)
     if not layers:
         raise ConfigError("the model is not quantized: there is nothing to round")
+    weights = {name: _weight_of(original, name) for name in layers}
+    if any(weights[name].dim() != layer.layer.weight.dim() for name, layer in layers.items()):
+        raise ConfigError("the model that was quantized is another")
     learning = {
-        name: _Learning(layer, original.get_submodule(name).weight.detach(), settings.reach)  # pyright: ignore[reportAttributeAccessIssue,reportCallIssue]
-        for name, layer in layers.items()
+        name: _Learning(layer, weights[name], settings.reach) for name, layer in layers.items()
     }
     for name, learner in learning.items():
         replace_layer(quantized, name, learner)
@@ -153,6 +163,8 @@ def optimize(
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * settings.share(step)
             total = loss(x, quantized(x, surrogate=surrogate, generator=generator))
+            if not total.isfinite():
+                raise ConfigError(f"step {step}: the loss is not finite; optimize with lower rates")
             optimizer.zero_grad(set_to_none=True)
             total.backward()
             optimizer.step()
@@ -163,13 +175,22 @@ def optimize(
             replace_layer(quantized, name, layers[name])
 
 
+def _weight_of(model: AbstractCodecModel, name: str) -> Tensor:
+    try:
+        weight = model.get_submodule(name).weight
+    except AttributeError as error:
+        raise ConfigError(f"the model that was quantized is another: it has no {name}") from error
+    assert isinstance(weight, Tensor)
+    return weight.detach()
+
+
 def _optimizer(learning: Iterable[_Learning], settings: Settings) -> torch.optim.Optimizer:
     codes, factors, biases = list[Tensor](), list[Tensor](), list[Tensor]()
     for learner in learning:
         if learner.codes.requires_grad:
             codes.append(learner.codes)
         factors.append(learner.log_scales)
-        if learner.log_steps is not None:
+        if learner.log_steps is not None and learner.log_steps.requires_grad:
             factors.append(learner.log_steps)
         biases.append(learner.bias)
     rates = (settings.codes_lr, settings.factors_lr, settings.bias_lr)
