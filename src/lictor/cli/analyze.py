@@ -3,12 +3,14 @@
 from collections.abc import Callable
 
 from lictor.cli.analyze_conflict import conflict
+from lictor.cli.analyze_modes import modes
 from lictor.cli.analyze_nqm import nqm
 from lictor.cli.analyze_outliers import outliers
 from lictor.cli.analyze_ptq import ptq
 
 ANALYSES: dict[str, Callable[..., int]] = {
     "conflict": conflict,
+    "modes": modes,
     "nqm": nqm,
     "outliers": outliers,
     "ptq": ptq,

@@ -78,8 +78,8 @@ class ModeLines:
         result.slope, result.offset = result.stats.coefficients()
         return result
 
-    def description(self) -> dict[str, Any]:
-        """Return what the modes are, ready for JSON."""
+    def description(self, history: History) -> dict[str, Any]:
+        """Return what the modes are, ready for JSON, with the trajectories of tracked weights."""
         mode, references = self.stats.mode, self.stats.references
         return {
             "references": [self.parameters.describe(place) for place in references.tolist()],
@@ -89,6 +89,7 @@ class ModeLines:
             "parameter_sizes": list(self.parameters.sizes),
             "tracked": [self.parameters.describe(place) for place in self.tracked],
             "tracked_modes": mode[self.tracked].tolist(),
+            "trajectories": history.of(np.array(self.tracked)).tolist(),
         }
 
     def mean_correlations(

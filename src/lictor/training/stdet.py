@@ -215,9 +215,14 @@ class STDET:
             samples=choices.samples,
             seed=choices.seed,
         )
+        row = {
+            "kind": "modes",
+            "step": step,
+            "every": self.schedule.every,
+            "history_bytes": self._history.size_bytes,
+        }
+        self._record(row | modes.description(self._history))
         self._history.drop()
-        row = {"kind": "modes", "step": step, "history_bytes": self._history.size_bytes}
-        self._record(row | modes.description())
         means = modes.mean_correlations(modes.correlation)
         loose = [number for number, mean in enumerate(means) if mean < LEAST_MODE_CORRELATION]
         if loose:
