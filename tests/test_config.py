@@ -22,7 +22,7 @@ from lictor.optim.factory import OPTIMIZERS
 from lictor.surrogates import SURROGATES
 from lictor.training.schedule import SCHEDULES
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.toml"))
 
 
 def write(tmp_path: Path, text: str) -> Path:

@@ -260,7 +260,7 @@ def test_the_recipes_page_has_every_key():
 
 
 def test_every_recipe_that_ships_loads():
-    for path in sorted((ROOT / "recipes").glob("*.toml")):
+    for path in sorted((ROOT / "recipes").rglob("*.toml")):
         config_module.load_recipe(path)
 
 

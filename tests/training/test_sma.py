@@ -184,7 +184,12 @@ def test_a_restored_average_goes_on_and_another_models_is_an_error():
     first.walk(4)
     assert torch.equal(first.phi, whole.phi)
     other = SMA(nn.Linear(3, 3))
-    for state in (other.state_dict(), {}, {"phi": 3, "samples": 0}, {**again.state_dict(), "samples": "x"}):
+    for state in (
+        other.state_dict(),
+        {},
+        {"phi": 3, "samples": 0},
+        {**again.state_dict(), "samples": "x"},
+    ):
         with pytest.raises(CheckpointError, match="sma: .*(another model|no averaged weights)"):
             again.load_state_dict(state)
 
