@@ -88,10 +88,14 @@ class ModeLines:
         }
 
     def mean_correlations(self, correlation: Float[Tensor, " n"]) -> list[float]:
-        """Return each mode's mean absolute correlation with its reference."""
-        mode, count = self.stats.mode.long(), len(self.stats.references)
+        """Return each mode's mean absolute correlation with its reference.
+
+        Weights that never move follow nothing, and are not counted.
+        """
+        moving = correlation != 0
+        mode, count = self.stats.mode[moving].long(), len(self.stats.references)
         sums = torch.zeros(count, dtype=torch.float64)
-        sums.index_add_(0, mode, correlation.abs().double())
+        sums.index_add_(0, mode, correlation[moving].abs().double())
         return (sums / torch.bincount(mode, minlength=count).clamp_min(1)).tolist()
 
     def candidates(self, least_correlation: float) -> Bool[Tensor, " n"]:
