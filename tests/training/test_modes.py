@@ -139,9 +139,7 @@ def test_all_weights_of_a_reference_that_never_moves_are_their_means():
 
 def test_the_variance_of_the_fit_is_rho_squared_and_that_of_the_rest_is_what_is_left():
     weights = trajectories(30)
-    stats = AffineStats(
-        torch.zeros(30, dtype=torch.int32), torch.tensor([0]), dtype=torch.float64
-    )
+    stats = AffineStats(torch.zeros(30, dtype=torch.int32), torch.tensor([0]), dtype=torch.float64)
     for snapshot in weights.T:
         stats.update(snapshot)
     slope, offset = stats.coefficients()

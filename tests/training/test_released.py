@@ -37,9 +37,7 @@ class Pair:
             generator = torch.Generator().manual_seed(seed)
             for p in model.parameters():
                 p.grad = torch.randn(p.shape, generator=generator).contiguous(
-                    memory_format=torch.channels_last
-                    if p.dim() == 4
-                    else torch.contiguous_format
+                    memory_format=torch.channels_last if p.dim() == 4 else torch.contiguous_format
                 )
             optimizer.step()
 
