@@ -116,6 +116,18 @@ def test_between_samples_averages_stay_and_before_the_start_they_are_the_weights
     assert path.sma.samples == 1
 
 
+def test_a_later_start_does_not_undo_an_average_that_has_begun():
+    path = Path(interval=2, alpha=0.5, start=3)
+    path.walk(7)
+    before, saved = path.phi, path.sma.state_dict()
+    path.sma = SMA(path.model, interval=2, alpha=0.5, start=20)
+    path.sma.load_state_dict(saved)
+    path.walk()
+    assert path.sma.samples == 3
+    assert not torch.equal(path.phi, path.theta)
+    assert not torch.equal(path.phi, before)
+
+
 def test_the_swap_is_exact_and_undone_after_an_exception():
     path = Path(interval=1, alpha=0.3)
     path.walk(5)
