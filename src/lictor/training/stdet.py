@@ -123,7 +123,8 @@ class STDET:
         record: takes each row of the run's story, a dictionary that is ready for JSON.
 
     When a parameter is wholly embedded, it gets neither gradients nor optimizer state any more
-    (unless the chain rule needs the gradients).
+    (unless the chain rule needs the gradients; Muon, which has no state in the usual place, keeps
+    it).
 
     Raises `ConfigError` when there are fewer weights than samples.
     """
