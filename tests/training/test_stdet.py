@@ -451,3 +451,20 @@ def test_a_model_with_fewer_weights_than_samples_is_an_error():
 def test_choices_that_do_not_exist_are_errors(wrong, message):
     with pytest.raises(ConfigError, match=message):
         Choices(**FEW | wrong)
+
+
+def test_scores_are_of_the_lines_fitted_now_against_those_of_the_last_event():
+    toy = Toy().step(first_event())
+    modes = toy.stdet.modes
+    assert modes is not None
+    weights, moves = toy.values(), list[Tensor]()
+    slope, offset = modes.stats.coefficients()
+    assert not modes.scores(weights, torch.zeros_like, 0.0).drift.any()
+    toy.step(SCHEDULE.every)
+    later, shift = modes.stats.coefficients()
+    scores = modes.scores(weights, lambda move: moves.append(move) or move, 0.0)
+    assert torch.equal(scores.drift, torch.hypot(later - slope, shift - offset))
+    assert scores.drift[~toy.inside].count_nonzero() > 100
+    level = weights[modes.stats.references][modes.stats.mode.long()]
+    assert torch.allclose(moves[0], later * level + shift - weights, atol=1e-6)
+    assert not scores.candidates[toy.inside].any()
