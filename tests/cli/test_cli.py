@@ -243,6 +243,14 @@ def test_train_freeze_compress(lictor, tmp_path, picture_folder, picture):
     codec = tmp_path / "mine.lcodec"
     assert lictor("freeze", run, "-o", codec, "--half")[0] == 0
     fails_with_one_line(lictor("freeze", run, "-o", codec), "mine.lcodec", "--force")
+    best = min((line for line in lines if line["kind"] == "evaluation"), key=lambda r: r["loss"])
+    code, said, _ = lictor("freeze", run, "-o", tmp_path / "best.lcodec", "--best")
+    assert code == 0
+    assert f"step {best['step']} " in said
+    (run / "best.pt").unlink()
+    other = tmp_path / "other.lcodec"
+    fails_with_one_line(lictor("freeze", run, "-o", other, "--best"), "best.pt", "latest")
+    assert not other.exists()
     assert lictor("compress", picture, "--codec", codec)[0] == 0
     fails_with_one_line(lictor("train", recipe, "--data", picture_folder, "--out", run), "--resume")
 

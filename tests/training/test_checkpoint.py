@@ -19,24 +19,7 @@ from lictor.training.checkpoint import (
 )
 from lictor.training.loop import train
 
-from training_fixtures import Averaging, facts, new_run, small_config  # isort: skip
-
-
-def flat(tree) -> list:
-    """All leaves of nested containers, tensors as they are."""
-    if isinstance(tree, dict):
-        return [leaf for k in sorted(tree, key=str) for leaf in (k, *flat(tree[k]))]
-    if isinstance(tree, list | tuple):
-        return [leaf for item in tree for leaf in flat(item)]
-    return [tree]
-
-
-def identical(first, second) -> bool:
-    pairs = list(zip(flat(first), flat(second), strict=True))
-    return all(
-        a.dtype == b.dtype and torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-        for a, b in pairs
-    )
+from training_fixtures import Averaging, facts, identical, new_run, small_config  # isort: skip
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -1,4 +1,4 @@
-"""When weights are embedded, how many, and which: as scheduled, and without chance but on request."""
+"""When weights are embedded, how many, and which: as scheduled; by chance only on request."""
 
 import pytest
 import torch

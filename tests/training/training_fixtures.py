@@ -35,6 +35,23 @@ def facts(report: StepReport) -> tuple:
     return tuple(v for k, v in vars(report).items() if not k.endswith("_s"))
 
 
+def leaves(tree) -> list:
+    """All leaves of nested containers, tensors as they are."""
+    if isinstance(tree, dict):
+        return [leaf for k in sorted(tree, key=str) for leaf in (k, *leaves(tree[k]))]
+    if isinstance(tree, list | tuple):
+        return [leaf for item in tree for leaf in leaves(item)]
+    return [tree]
+
+
+def identical(first, second) -> bool:
+    pairs = list(zip(leaves(first), leaves(second), strict=True))
+    return all(
+        a.dtype == b.dtype and torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        for a, b in pairs
+    )
+
+
 @dataclass
 class Averaging:
     """A hook whose state matters: pulls the weights to their running mean after every step."""

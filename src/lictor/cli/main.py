@@ -284,13 +284,17 @@ def freeze(
     *,
     out: Annotated[Path, arg(aliases=["-o"])],
     half: bool = False,
+    best: bool = False,
     force: bool = False,
 ) -> int:
     """Turn a run's latest checkpoint into a codec file.
 
+    A run that averages its weights is frozen with the averages.
+
     Args:
         run: Run folder of `lictor train`.
         out: Codec file to write, ending in .lcodec.
+        best: Take the weights of the best evaluation so far, rather than the latest.
         half: Keep the weights in 16 bits: a file of half the size.
         force: Overwrite an existing file.
     """
@@ -302,7 +306,7 @@ def freeze(
 
     if out.exists() and not force:
         raise DataError(f"{out}: exists already; add --force to overwrite it")
-    model, config, step = load_run(run)
+    model, config, step = load_run(run, best=best)
     notes = {"steps": step, "recipe": config_to_dict(config)}
     dtype = torch.float16 if half else torch.float32
     codec = Codec.freeze(model, weight_dtype=dtype, notes=notes)

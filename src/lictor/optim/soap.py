@@ -234,6 +234,12 @@ class SOAP(torch.optim.Optimizer):
                 alone = i if p.is_cpu and p.numel() > _MAX_STACKED_ON_CPU else -1
                 key = (g, t, alone, p.shape, p.dtype, p.device, is_channels_last(p))
                 members.setdefault(key, []).append(p)
+        # Whoever stops training a parameter takes its state away; the memory is in the stack.
+        self._stacks = {
+            key: stack
+            for key, stack in self._stacks.items()
+            if all(p in self.state for p in stack.params)
+        }
         groups = self.param_groups
         return [
             (groups[g], self._stack(params, groups[g]), t) for (g, t, *_), params in members.items()

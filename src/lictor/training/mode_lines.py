@@ -95,10 +95,14 @@ class ModeLines:
     def mean_correlations(
         self, correlation: Float[Tensor, " k"], at: Int[Tensor, " k"] | None = None
     ) -> list[float]:
-        """Return each mode's mean absolute correlation, of all weights or of those at places."""
-        mode = self.stats.mode[slice(None) if at is None else at].long()
+        """Return each mode's mean absolute correlation, of all weights or of those at places.
+
+        Weights that never move follow nothing, and are not counted.
+        """
+        moving = correlation != 0
+        mode = self.stats.mode[slice(None) if at is None else at][moving].long()
         count = len(self.stats.references)
-        sums = torch.bincount(mode, correlation.abs().double(), minlength=count)
+        sums = torch.bincount(mode, correlation[moving].abs().double(), minlength=count)
         return (sums / torch.bincount(mode, minlength=count).clamp_min(1)).tolist()
 
     def candidates(self, least_correlation: float) -> Bool[Tensor, " n"]:

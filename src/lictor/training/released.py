@@ -18,13 +18,14 @@ ENTRYWISE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Return the memory of an optimizer's state, bytes."""
-    return sum(_bytes(value) for state in optimizer.state.values() for value in state.values())
+    return _bytes(optimizer.state_dict()["state"])
 
 
 def _bytes(value: Any) -> int:
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
-    return sum(map(_bytes, value)) if isinstance(value, list | tuple) else 0
+    parts = value.values() if isinstance(value, dict) else value
+    return sum(map(_bytes, parts)) if isinstance(value, dict | list | tuple) else 0
 
 
 class ReleasedStates:

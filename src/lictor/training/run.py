@@ -136,11 +136,12 @@ def _trim_metrics(path: Path, step: int) -> None:
 
 
 def _best_loss(metrics: Path) -> float:
-    """Return the least loss of the evaluations that a run folder has kept."""
+    """Return the least finite loss of the evaluations that a run folder has kept."""
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
     rows = [json.loads(line) for line in lines]
     losses = [row["loss"] for row in rows if row.get("kind") == "evaluation"]
-    return min((loss for loss in losses if loss is not None), default=math.inf)
+    finite = (loss for loss in losses if loss is not None and math.isfinite(loss))
+    return min(finite, default=math.inf)
 
 
 def _mean_report(reports: Sequence[StepReport], skipped: int) -> dict[str, Any]:
@@ -317,7 +318,7 @@ def run(
         return result
 
     log = _open_run_folder(config, out, state.step)
-    best = _best_loss(out / METRICS)
+    best = _best_loss(out / METRICS) if (out / BEST).exists() else math.inf
     with log:
         for report in train(config, model, state, training, hooks=hooks):
             reports.append(report)
@@ -345,6 +346,10 @@ def load_run(out: Path | str, *, best: bool = False) -> tuple[AbstractCodecModel
     if not out.is_dir():
         raise CheckpointError(f"{out}: no such run folder")
     path = out / (BEST if best else CHECKPOINT)
+    if best and not path.exists():
+        raise CheckpointError(
+            f"{path}: there is no evaluation to have been the best; take the latest checkpoint"
+        )
     content = read_checkpoint(path)
     config = checkpoint_config(content, path)
     model = build_model(config.model.name, config.model.hyperparameters)

@@ -89,7 +89,7 @@ class SMA:
     def after_step(self, step: int) -> None:
         """Take a sample if one is due; `step` counts from 0."""
         done = step + 1
-        if done <= self.start:
+        if done <= self.start and not self.samples:  # a resumed run may be longer than it was
             # Only the last of these steps leaves a trace, but a run may be evaluated at any.
             for phi, theta in zip(self._phi, self._theta, strict=True):
                 phi.copy_(theta)

@@ -123,7 +123,8 @@ class STDET:
         record: takes each row of the run's story, a dictionary that is ready for JSON.
 
     When a parameter is wholly embedded, it gets neither gradients nor optimizer state any more
-    (unless the chain rule needs the gradients).
+    (unless the chain rule needs the gradients; Muon, which has no state in the usual place, keeps
+    it).
 
     Raises `ConfigError` when there are fewer weights than samples.
     """
@@ -148,6 +149,7 @@ class STDET:
                 "this model can be embedded"
             )
         self.modes: ModeLines | None = None
+        self._taken = 0  # snapshots that were due so far
         self._optimizer = optimizer
         self._record = record
         self._history = History(len(self.parameters), schedule.warmup + 1, history)
@@ -171,11 +173,15 @@ class STDET:
         self.modes.embedding.zero(lambda p: p.grad)
 
     def after_step(self, step: int) -> None:
-        """Put embedded weights on their lines; take a snapshot if one is due."""
+        """Put embedded weights on their lines; take a snapshot if one is due.
+
+        When the step of a snapshot was skipped, the next that is not takes it.
+        """
         self.project()
-        snapshot, rest = divmod(step + 1, self.schedule.every)
-        if rest == 0 and snapshot <= self.schedule.snapshots:
-            self._take_snapshot(snapshot - 1, step + 1)
+        due = (step + 1) // self.schedule.every
+        if self._taken < due <= self.schedule.snapshots:
+            self._taken = due
+            self._take_snapshot(due - 1, step + 1)
 
     def project(self) -> None:
         """Put embedded weights on their lines, in the model."""
@@ -192,7 +198,7 @@ class STDET:
         row: dict[str, Any] = {"kind": "snapshot", "step": step}
         if self.modes is None:
             self._history.append(weights)
-            if snapshot == self.schedule.warmup:
+            if self._history.count == self._history.capacity:
                 self.modes = self._find_modes(step)
         else:
             self.modes.stats.update(weights)
@@ -297,6 +303,7 @@ class STDET:
         """Return everything that the rest of the run depends on."""
         return {
             "signature": self.parameters.signature(),
+            "taken": self._taken,
             "history": self._history.state_dict(),
             "sensitivity": self._sensitivity.state_dict(),
             "modes": None if self.modes is None else self.modes.state_dict(),
@@ -310,6 +317,7 @@ class STDET:
         if not isinstance(state, dict) or "signature" not in state:
             raise CheckpointError("stdet: the checkpoint holds no state of STDET")
         self.parameters.check(state["signature"])
+        self._taken = state["taken"]
         self._history.load_state_dict(state["history"])
         self._sensitivity.load_state_dict(state["sensitivity"])
         if state["modes"] is not None:
