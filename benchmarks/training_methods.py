@@ -96,10 +96,13 @@ def run_config(args: argparse.Namespace, network: str, run: str, seed: int) -> R
             "share": args.share,
             "cap": args.cap,
         }
-        for key, _, value in (change.partition("=") for change in changes):
-            tree["stdet"][key] = json.loads(value) if value[:1].isdigit() else value
     if sma:
         tree["sma"] |= {"interval": args.interval, "alpha": args.alpha, "start": args.start}
+    for change in changes:
+        where, _, text = change.partition("=")
+        section, _, key = where.rpartition(".")
+        value = json.loads(text) if text[:1].isdigit() or text in ("true", "false") else text
+        tree[section or "stdet"][key] = value
     return config_from_dict(tree, source=run)
 
 
@@ -298,7 +301,12 @@ def main() -> None:
     add("pictures", type=Path, nargs="?", help="a folder of photographs")
     add("--out", type=Path, required=True, help="folder of the results")
     add("--networks", nargs="+", default=NETWORKS)
-    add("--runs", nargs="+", default=tuple(RUNS), help="a run of RUNS, then changes to [stdet]")
+    add(
+        "--runs",
+        nargs="+",
+        default=tuple(RUNS),
+        help="a run of RUNS, then changes: share=0.1,sma.alpha=0.2",
+    )
     add("--ablations", action="store_true", help="run those in place of --runs")
     add("--seeds", nargs="+", type=int, default=(0, 1))
     add("--n", type=int, default=48, help="hidden channels; 128 in the literature")
