@@ -61,7 +61,7 @@ def _run_figure(story: ModeStory) -> Any:
         times = [1000 * seconds for _, seconds in story.step_s]
         grid[0, 2].plot([step for step, _ in story.step_s], times, color="#4d4d4d", linewidth=0.9)
         grid[0, 2].set_ylim(0, 1.3 * float(np.median(times)))
-    grid[0, 2].set_title("seconds of a training step, ms (means between log lines)")
+    grid[0, 2].set_title("training step, ms")
     _draw_correlations(grid[1, 0], story)
     _draw_drift(grid[1, 1], story)
     _draw_sizes(grid[1, 2], story)
@@ -76,7 +76,7 @@ def _draw_share(axes: Any, steps: list[int], story: ModeStory) -> None:
     shares = [100 * row.share for row in story.snapshots]
     axes.step(steps, shares, where="post", color="#c0392b")
     axes.fill_between(steps, shares, step="post", color="#c0392b", alpha=0.15, linewidth=0)
-    title = f"embedded, % of trainable weights (mean {100 * story.mean_share:.1f} %)"
+    title = f"embedded weights, % (mean {100 * story.mean_share:.1f})"
     axes.set(title=title, ylim=(0, max(10, 1.15 * max(shares))))
     if story.modes:
         axes.axvline(story.modes.step, color="#777777", linewidth=0.8, linestyle=":")
@@ -86,7 +86,7 @@ def _draw_share(axes: Any, steps: list[int], story: ModeStory) -> None:
 
 
 def _draw_correlations(axes: Any, story: ModeStory) -> None:
-    axes.set(title="mean |correlation| with the reference, each mode", ylim=(0, 1.02))
+    axes.set(title="mean |correlation| of each mode", ylim=(0, 1.02))
     rows = [row for row in story.snapshots if row.correlation]
     if not rows or story.modes is None:
         return
@@ -100,7 +100,7 @@ def _draw_correlations(axes: Any, story: ModeStory) -> None:
 
 
 def _draw_drift(axes: Any, story: ModeStory) -> None:
-    axes.set_title("coefficients' drift since the last event")
+    axes.set_title("drift of lines since the last event")
     rows = [row for row in story.snapshots if len(row.drift) == 5]
     if not rows:
         axes.annotate("no event yet", (0.5, 0.5), xycoords="axes fraction", ha="center")
@@ -110,7 +110,7 @@ def _draw_drift(axes: Any, story: ModeStory) -> None:
     axes.fill_between(steps, drift[:, 0], drift[:, 4], alpha=0.15, color="#1f6fb2", label="5-95 %")
     axes.fill_between(steps, drift[:, 1], drift[:, 3], alpha=0.3, color="#1f6fb2", label="25-75 %")
     axes.plot(steps, drift[:, 2], color="#1f6fb2", marker=".", label="median")
-    axes.set_yscale("log")
+    _log_scale(axes)
     axes.legend(loc="best")
 
 
@@ -120,9 +120,18 @@ def _draw_sizes(axes: Any, story: ModeStory) -> None:
         return
     sizes = story.modes.sizes
     axes.bar(range(len(sizes)), sizes, color=[f"C{n % 10}" for n in range(len(sizes))])
-    axes.set_yscale("log")
+    axes.set_xticks(range(len(sizes)))
+    axes.ticklabel_format(axis="y", style="plain")
     axes.set_xlabel("mode")
     axes.grid(visible=False, axis="x")
+
+
+def _log_scale(axes: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _layer_figure(story: ModeStory) -> Any:
