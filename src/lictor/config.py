@@ -106,7 +106,7 @@ class StdetConfig:
     """A line keeps the fitted slope but goes through the weight's present value."""
     least_correlation: float = 0.0
     """Correlation with the reference below which a weight is never embedded."""
-    release_share: float = 0.5
+    release_share: float = 0.75
     """Embedded share of a tensor beyond which Adam keeps no state for its embedded entries."""
 
 

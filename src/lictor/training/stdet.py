@@ -86,7 +86,7 @@ class Choices:
     reference: str = "own"
     anchor: bool = True
     least_correlation: float = 0.0
-    release_share: float = 0.5
+    release_share: float = 0.75
     seed: int = 0
 
     def __post_init__(self) -> None:
