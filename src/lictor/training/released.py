@@ -1,8 +1,8 @@
 """Optimizer state for the free entries of a weight only.
 
 Adam treats every entry alike and alone. So a weight most of whose entries are embedded can hand the
-optimizer a vector of its free entries instead: the moments of the others are not kept at all. The vector and the places
-of its entries take room too, so that this pays where more than 60 % are embedded.
+optimizer a vector of its free entries instead: the moments of the others are not kept at all. The
+vector and the places of its entries take room too, so this pays where more than 60 % are embedded.
 """
 
 from typing import Any
