@@ -220,14 +220,17 @@ class Ranges:
     and more, else 0.5, which fewer bits bear better. The formula is SmoothQuant's (Xiao et al.
     2022, arXiv:2211.10438), which we know from general knowledge. `split` is the share of a layer's
     input channels, 0 to 1, that may be added to give the channels whose rounding hurts most a finer
-    step; only balanced channels are split. `headroom`, at least 0, is what balanced channels of the
-    decoded latent get beyond what was seen: what is clipped there, a linear synthesis lacks for
-    good. Raises `ConfigError` outside of these ranges.
+    step; only balanced channels are split. `latent_split` is the same for layers of the synthesis
+    that see the decoded latent: channels cost little at its resolution, and a coarse step there is
+    as bad as coarse quantization of the latent itself. `headroom`, at least 0, is what balanced
+    channels of the decoded latent get beyond what was seen: what is clipped there, a linear
+    synthesis lacks for good. Raises `ConfigError` outside of these ranges.
     """
 
     percentile: float = 100.0
     balance: float | None = None
     split: float = 0.05
+    latent_split: float = 0.5
     headroom: float = 2.5
 
     def __post_init__(self) -> None:
@@ -235,8 +238,9 @@ class Ranges:
             raise ConfigError(f"percentile must be above 50 and at most 100, not {self.percentile}")
         if self.balance is not None and not 0 <= self.balance <= 1:
             raise ConfigError(f"balance must be from 0 to 1, not {self.balance}")
-        if not 0 <= self.split <= 1:
-            raise ConfigError(f"split must be from 0 to 1, not {self.split}")
+        for share in (self.split, self.latent_split):
+            if not 0 <= share <= 1:
+                raise ConfigError(f"split must be from 0 to 1, not {share}")
         if not 0 <= self.headroom < math.inf:
             raise ConfigError(f"headroom must be at least 0, not {self.headroom}")
 
@@ -285,7 +289,8 @@ def input_grid(
         high = share * float((highs / balance).max())
     grid = ActivationGrid.from_range(low, high, bits)
     steps = balance * grid.scale
-    copies = _copies(layer, steps, ranges.split)
+    share = ranges.latent_split if observed.latent else ranges.split
+    copies = _copies(layer, steps, share)
     return InputGrid(LayerBits(scheme.weights, bits, grid.zero), steps / copies, copies)
 
 
