@@ -11,7 +11,7 @@ from torch import nn
 
 from lictor.errors import CheckpointError, ConfigError
 from lictor.optim import SOAP
-from lictor.optim.soap_math import POLICIES
+from lictor.optim.soap_math import POLICIES, rotate
 
 from soap_reference import ReferenceParameter  # isort: skip
 
@@ -463,6 +463,101 @@ def test_autocast_and_shortened_products_do_not_reach_the_statistics():
     finally:
         torch.set_float32_matmul_precision("highest")
     assert identical(values(params), values(others))
+
+
+def backends_of_products() -> list:
+    """What holds each backend's precision of products; an older torch has none."""
+    holders = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+    return [holder for holder in holders if hasattr(holder, "fp32_precision")]
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """Each backend's setting, and those seen while SOAP rotates; all is put back at the end."""
+    holders = backends_of_products()
+    if not holders:
+        pytest.skip("this torch has one setting for all backends")
+    seen = []
+
+    def noted(*args, **options):
+        seen.append([holder.fp32_precision for holder in holders])
+        return rotate(*args, **options)
+
+    monkeypatch.setattr("lictor.optim.soap.rotate", noted)
+    torch.set_float32_matmul_precision("highest")
+    before = [holder.fp32_precision for holder in holders]
+    for holder in holders:
+        holder.fp32_precision = "none"
+    yield holders, seen
+    torch.backends.fp32_precision = "none"
+    for holder, value in zip(holders, before, strict=True):
+        holder.fp32_precision = value
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("wanted", [("tf32", None), (None, "bf16"), ("tf32", "bf16")])
+def test_a_backends_own_setting_is_set_aside_for_a_step_and_restored(products, wanted):
+    holders, seen = products
+    for holder, value in zip(holders, wanted, strict=True):
+        if value:
+            holder.fp32_precision = value
+    chosen = [holder.fp32_precision for holder in holders]
+    params, others = parameters(dtype=torch.float32), parameters(dtype=torch.float32)
+    optimizer = SOAP(params, lr=0.01, precondition_every=2)
+    take_steps(optimizer, range(6))
+    optimizer.precondition(params[0], params[0].grad)
+    assert seen
+    assert all(value in ("none", "ieee") for values in seen for value in values)
+    assert [holder.fp32_precision for holder in holders] == chosen
+    for holder in holders:
+        holder.fp32_precision = "ieee"
+    take_steps(SOAP(others, lr=0.01, precondition_every=2), range(6))
+    assert identical(values(params), values(others))
+
+
+def test_a_backends_own_setting_is_restored_when_a_step_fails(products, monkeypatch):
+    holders, _ = products
+    holders[0].fp32_precision = "tf32"
+    optimizer = SOAP(parameters(dtype=torch.float32), lr=0.01)
+    take_steps(optimizer, range(1))
+
+    def broken(*args, **options):
+        assert holders[0].fp32_precision == "ieee"
+        raise MemoryError
+
+    monkeypatch.setattr("lictor.optim.soap.rotate", broken)
+    with pytest.raises(MemoryError):
+        take_steps(optimizer, range(1, 2))
+    assert holders[0].fp32_precision == "tf32"
+
+
+def test_a_setting_for_all_backends_still_reaches_each_after_a_step(products):
+    holders, seen = products
+    torch.backends.fp32_precision = "tf32"
+    assert [holder.fp32_precision for holder in holders] == ["tf32", "tf32"]
+    take_steps(SOAP(parameters(dtype=torch.float32), lr=0.01), range(3))
+    assert all(value == "ieee" for values in seen for value in values)
+    assert [holder.fp32_precision for holder in holders] == ["tf32", "tf32"]
+    torch.backends.fp32_precision = "ieee"
+    assert [holder.fp32_precision for holder in holders] == ["ieee", "ieee"]
+
+
+def test_a_torch_without_settings_of_backends_is_told_by_the_common_one(monkeypatch):
+    monkeypatch.setattr("lictor.optim.soap._product_settings", list)
+    seen = []
+
+    def noted(*args, **options):
+        seen.append(torch.get_float32_matmul_precision())
+        return rotate(*args, **options)
+
+    monkeypatch.setattr("lictor.optim.soap.rotate", noted)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        take_steps(SOAP(parameters(dtype=torch.float32), lr=0.01), range(3))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(seen) == {"highest"}
 
 
 @pytest.mark.parametrize("shape", [

@@ -25,16 +25,36 @@ _MAX_STACKED_ON_CPU = 2**16
 _log = logging.getLogger(__name__)
 
 
+def _product_settings() -> list[Any]:
+    """Return what holds the precision of products for each backend; nothing before torch 2.9."""
+    holders = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+    return [holder for holder in holders if hasattr(holder, "fp32_precision")]
+
+
+def _restore_product_setting(holder: Any, before: str) -> None:
+    # What a backend has inherited reads like its own; where it may be inherited it stays so, and
+    # follows a later change.
+    holder.fp32_precision = "none"
+    if holder.fp32_precision != before:
+        holder.fp32_precision = before
+
+
 @contextlib.contextmanager
 def _full_precision(device_types: Iterable[str]) -> Iterator[None]:
     """Keep autocast and shortened products (TF32, bfloat16) away from factors and rotations."""
-    before = torch.get_float32_matmul_precision()
     with contextlib.ExitStack() as stack:
         for device_type in device_types:
             stack.enter_context(torch.autocast(device_type, enabled=False))
-        if before != "highest":
-            torch.set_float32_matmul_precision("highest")
+        holders = _product_settings()
+        for holder in holders:
+            before = holder.fp32_precision
+            if before not in ("none", "ieee"):
+                stack.callback(_restore_product_setting, holder, before)
+                holder.fp32_precision = "ieee"
+        # Where each backend has its own, the common getter raises when they disagree.
+        if not holders and (before := torch.get_float32_matmul_precision()) != "highest":
             stack.callback(torch.set_float32_matmul_precision, before)
+            torch.set_float32_matmul_precision("highest")
         yield
 
 
