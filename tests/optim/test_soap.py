@@ -385,19 +385,68 @@ def test_a_state_of_another_model_or_optimizer_is_refused_and_changes_nothing():
         with pytest.raises(CheckpointError, match="SOAP: the saved state"):
             optimizer.load_state_dict(other.state_dict())
     adam = torch.optim.Adam(parameters(), lr=0.01)
-    take_steps(adam, range(3))
-    with pytest.raises(CheckpointError, match="is not SOAP's"):
-        optimizer.load_state_dict(adam.state_dict())
+    for steps in (range(0), range(3)):  # a fresh one has no statistics to tell it by
+        take_steps(adam, steps)
+        with pytest.raises(CheckpointError, match="is not SOAP's: group 0 lacks factor_beta"):
+            optimizer.load_state_dict(adam.state_dict())
+    disguised = adam.state_dict()
+    disguised["param_groups"][0] |= optimizer.defaults
+    with pytest.raises(CheckpointError, match="of parameter 0 of group 0 .* is not SOAP's"):
+        optimizer.load_state_dict(disguised)
     joined = SOAP(parameters(), lr=0.01, shapes="spatial")
     take_steps(joined, range(3))
     mislabelled = joined.state_dict()
     mislabelled["param_groups"][0]["shapes"] = "split"
     with pytest.raises(CheckpointError, match=r"parameter 0 of group 0 .* other settings"):
         optimizer.load_state_dict(mislabelled)
-    for damaged in ({}, {"state": {}}, {"state": {}, "param_groups": [{}]}):
+    nameless = {"state": [1], "param_groups": [optimizer.state_dict()["param_groups"][0]]}
+    for damaged in ({}, {"state": {}}, {"state": {}, "param_groups": [{}]}, nameless):
         with pytest.raises(CheckpointError, match="SOAP"):
             optimizer.load_state_dict(damaged)
     assert identical(optimizer.state_dict(), before)
+
+
+@pytest.mark.parametrize("setting", [
+    {"shapes": "none"}, {"shapes": ["split"]}, {"lr": -1.0}, {"betas": [0.9]}, {"eps": 0.0},
+    {"precondition_every": 0}, {"max_factor": None},
+])  # fmt: skip
+def test_a_saved_setting_out_of_range_is_refused_and_changes_nothing(setting):
+    optimizer = SOAP([{"params": p} for p in parameters([(3, 3), (4,)])], lr=0.01)
+    take_steps(optimizer, range(3))
+    before = copy.deepcopy(optimizer.state_dict())
+    state = copy.deepcopy(before)
+    state["param_groups"][1] |= setting
+    with pytest.raises(CheckpointError, match="in group 1 of a saved state"):
+        optimizer.load_state_dict(state)
+    assert identical(optimizer.state_dict(), before)
+
+
+@pytest.mark.parametrize("step", [-2, 1.5, None])
+def test_a_saved_step_is_a_count(step):
+    optimizer = SOAP(parameters([(3, 3)]), lr=0.01)
+    take_steps(optimizer, range(3))
+    state = optimizer.state_dict()
+    state["state"][0]["step"] = step
+    with pytest.raises(CheckpointError, match=r"parameter 0 of group 0 .* is no count"):
+        SOAP(parameters([(3, 3)])).load_state_dict(state)
+
+
+def test_a_state_of_a_step_that_failed_in_its_beginning_starts_anew(monkeypatch):
+    (p,), (other,) = parameters([(3, 3)]), parameters([(3, 3)])
+    optimizer, fresh = SOAP([p], lr=0.01), SOAP([other], lr=0.01)
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+
+        def broken(*args):
+            raise MemoryError
+
+        patched.setattr("lictor.optim.soap.second_moments", broken)
+        take_steps(optimizer, range(1))
+    assert optimizer.state[p]["step"] == -1
+    fresh.load_state_dict(saved_and_loaded(optimizer.state_dict()))
+    for each in (optimizer, fresh):
+        take_steps(each, range(4))
+    assert identical(optimizer.state_dict(), fresh.state_dict())
+    assert identical(values([p]), values([other]))
 
 
 # ---- anybody's loop
@@ -630,12 +679,44 @@ def test_sparse_and_complex_are_refused():
     optimizer = SOAP(parameters())
     with pytest.raises(ConfigError, match=r"complex64; only real"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2, dtype=torch.cfloat))]})
+    table = nn.Parameter(torch.eye(3).to_sparse())
+    with pytest.raises(ConfigError, match=r"parameter 0 of group 1 \(3, 3\) is not dense"):
+        optimizer.add_param_group({"params": [table]})
     assert len(optimizer.param_groups) == 1
+
+
+def test_the_smallest_eps_leaves_weights_without_gradient_where_they_are():
+    params = parameters([(3, 3), (4,)], torch.float32)
+    before = values(params)
+    optimizer = SOAP(params, eps=torch.finfo(torch.float32).tiny)
+    for _ in range(3):
+        for p in params:
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+    assert identical(values(params), before)
+
+
+@pytest.mark.parametrize("narrow_first", [True, False])
+def test_a_gradient_is_too_large_by_the_measure_of_its_own_type(narrow_first, caplog):
+    narrow, wide = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(3, 3).double())
+    optimizer = SOAP([narrow, wide] if narrow_first else [wide, narrow], lr=0.01)
+    for step in range(2):
+        narrow.grad, wide.grad = torch.ones(2, 2), 1e25 * noise((3, 3), step)
+        optimizer.step()
+    assert optimizer.skipped_steps == 0
+    assert not bool((wide == 1).any())
+    before = values([narrow, wide])
+    narrow.grad = torch.full((2, 2), 1e25)
+    optimizer.step()
+    assert optimizer.skipped_steps == 1
+    assert "(2, 2)" in caplog.text
+    assert "(3, 3)" not in caplog.text
+    assert identical(values([narrow, wide]), before)
 
 
 @pytest.mark.parametrize("setting", [
     {"lr": -1.0}, {"lr": float("nan")}, {"betas": (0.9, 1.0)}, {"betas": (-0.1, 0.9)},
-    {"eps": -1e-8}, {"weight_decay": -0.1}, {"factor_beta": 1.0}, {"precondition_every": 0},
+    {"eps": -1e-8}, {"eps": 0.0}, {"eps": 1e-50}, {"weight_decay": -0.1}, {"factor_beta": 1.0}, {"precondition_every": 0},
     {"max_factor": 0}, {"shapes": "none"},
 ])  # fmt: skip
 def test_a_setting_out_of_range_is_named(setting):
