@@ -224,10 +224,10 @@ class Ranges:
     input channels, 0 to 1, that may be added to give the channels whose rounding hurts most a finer
     step; only balanced channels are split. `latent_split` is the same for layers of the synthesis
     that see the decoded latent: channels cost little at its resolution, and a coarse step there is
-    as bad as coarse quantization of the latent itself; with weights under 8 bits it is `split`
-    there, too. `headroom`, at least 0, is what balanced
-    channels of the decoded latent get beyond what was seen: what is clipped there, a linear
-    synthesis lacks for good. Raises `ConfigError` outside of these ranges.
+    as bad as coarse quantization of the latent itself. With weights under 8 bits `split` holds
+    there, too. `headroom`, at least 0, is what balanced channels of the decoded latent get beyond
+    what was seen: what is clipped there, a linear synthesis lacks for good. Raises `ConfigError`
+    outside of these ranges.
     """
 
     percentile: float = 100.0
