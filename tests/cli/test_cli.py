@@ -364,6 +364,19 @@ def test_a_table_never_cuts_a_number_nor_leaves_out_what_it_is_of(width):
     assert all(number in text for number in numbers.values())
 
 
+def test_a_skipped_step_is_told_with_the_parameters_that_it_is_due_to(capsys, monkeypatch):
+    from rich.console import Console
+
+    from lictor.cli import progress
+    from lictor.training.loop import StepReport
+
+    monkeypatch.setattr(progress, "stderr", Console(stderr=True, markup=False, width=100))
+    bad = StepReport(7, 1.0, 1.0, 0.1, float("nan"), skipped=True, not_finite=("g_a.0.weight",))
+    assert progress.show_training([bad], total=10, log_every=1) is bad
+    line = "step       8  skipped: the gradient is not finite in g_a.0.weight"
+    assert capsys.readouterr().err.splitlines() == [line]
+
+
 def test_all_exported_names_exist():
     import lictor
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from lictor.errors import CheckpointError, ConfigError
 from lictor.optim import SOAP
-from lictor.optim.soap_math import POLICIES
+from lictor.optim.soap_math import POLICIES, rotate
 
 from soap_reference import ReferenceParameter  # isort: skip
 
@@ -385,19 +385,69 @@ def test_a_state_of_another_model_or_optimizer_is_refused_and_changes_nothing():
         with pytest.raises(CheckpointError, match="SOAP: the saved state"):
             optimizer.load_state_dict(other.state_dict())
     adam = torch.optim.Adam(parameters(), lr=0.01)
-    take_steps(adam, range(3))
-    with pytest.raises(CheckpointError, match="is not SOAP's"):
-        optimizer.load_state_dict(adam.state_dict())
+    for steps in (range(0), range(3)):  # a fresh one has no statistics to tell it by
+        take_steps(adam, steps)
+        with pytest.raises(CheckpointError, match="is not SOAP's: group 0 lacks factor_beta"):
+            optimizer.load_state_dict(adam.state_dict())
+    disguised = adam.state_dict()
+    disguised["param_groups"][0] |= optimizer.defaults
+    with pytest.raises(CheckpointError, match=r"of parameter 0 of group 0 .* is not SOAP's"):
+        optimizer.load_state_dict(disguised)
     joined = SOAP(parameters(), lr=0.01, shapes="spatial")
     take_steps(joined, range(3))
     mislabelled = joined.state_dict()
     mislabelled["param_groups"][0]["shapes"] = "split"
     with pytest.raises(CheckpointError, match=r"parameter 0 of group 0 .* other settings"):
         optimizer.load_state_dict(mislabelled)
-    for damaged in ({}, {"state": {}}, {"state": {}, "param_groups": [{}]}):
+    nameless = {"state": [1], "param_groups": [optimizer.state_dict()["param_groups"][0]]}
+    for damaged in ({}, {"state": {}}, {"state": {}, "param_groups": [{}]}, nameless):
         with pytest.raises(CheckpointError, match="SOAP"):
             optimizer.load_state_dict(damaged)
     assert identical(optimizer.state_dict(), before)
+
+
+@pytest.mark.parametrize("setting", [
+    {"shapes": "none"}, {"shapes": ["split"]}, {"lr": -1.0}, {"betas": [0.9]}, {"eps": 0.0},
+    {"precondition_every": 0}, {"max_factor": None},
+])  # fmt: skip
+def test_a_saved_setting_out_of_range_is_refused_and_changes_nothing(setting):
+    optimizer = SOAP([{"params": p} for p in parameters([(3, 3), (4,)])], lr=0.01)
+    take_steps(optimizer, range(3))
+    before = copy.deepcopy(optimizer.state_dict())
+    state = copy.deepcopy(before)
+    state["param_groups"][1] |= setting
+    with pytest.raises(CheckpointError, match="in group 1 of a saved state"):
+        optimizer.load_state_dict(state)
+    assert identical(optimizer.state_dict(), before)
+
+
+@pytest.mark.parametrize("step", [-2, 1.5, None])
+def test_a_saved_step_is_a_count(step):
+    optimizer = SOAP(parameters([(3, 3)]), lr=0.01)
+    take_steps(optimizer, range(3))
+    state = optimizer.state_dict()
+    state["state"][0]["step"] = step
+    with pytest.raises(CheckpointError, match=r"parameter 0 of group 0 .* is no count"):
+        SOAP(parameters([(3, 3)])).load_state_dict(state)
+
+
+def test_a_state_of_a_step_that_failed_in_its_beginning_starts_anew(monkeypatch):
+    (p,), (other,) = parameters([(3, 3)]), parameters([(3, 3)])
+    optimizer, fresh = SOAP([p], lr=0.01), SOAP([other], lr=0.01)
+
+    def broken(*args):
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lictor.optim.soap.second_moments", broken)
+        with pytest.raises(MemoryError):
+            take_steps(optimizer, range(1))
+    assert optimizer.state[p]["step"] == -1
+    fresh.load_state_dict(saved_and_loaded(optimizer.state_dict()))
+    for each in (optimizer, fresh):
+        take_steps(each, range(4))
+    assert identical(optimizer.state_dict(), fresh.state_dict())
+    assert identical(values([p]), values([other]))
 
 
 # ---- anybody's loop
@@ -463,6 +513,101 @@ def test_autocast_and_shortened_products_do_not_reach_the_statistics():
     finally:
         torch.set_float32_matmul_precision("highest")
     assert identical(values(params), values(others))
+
+
+def backends_of_products() -> list:
+    """What holds each backend's precision of products; an older torch has none."""
+    holders = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+    return [holder for holder in holders if hasattr(holder, "fp32_precision")]
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """Each backend's setting, and those seen while SOAP rotates; all is put back at the end."""
+    holders = backends_of_products()
+    if not holders:
+        pytest.skip("this torch has one setting for all backends")
+    seen = []
+
+    def noted(*args, **options):
+        seen.append([holder.fp32_precision for holder in holders])
+        return rotate(*args, **options)
+
+    monkeypatch.setattr("lictor.optim.soap.rotate", noted)
+    torch.set_float32_matmul_precision("highest")
+    before = [holder.fp32_precision for holder in holders]
+    for holder in holders:
+        holder.fp32_precision = "none"
+    yield holders, seen
+    torch.backends.fp32_precision = "none"
+    for holder, value in zip(holders, before, strict=True):
+        holder.fp32_precision = value
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("wanted", [("tf32", None), (None, "bf16"), ("tf32", "bf16")])
+def test_a_backends_own_setting_is_set_aside_for_a_step_and_restored(products, wanted):
+    holders, seen = products
+    for holder, value in zip(holders, wanted, strict=True):
+        if value:
+            holder.fp32_precision = value
+    chosen = [holder.fp32_precision for holder in holders]
+    params, others = parameters(dtype=torch.float32), parameters(dtype=torch.float32)
+    optimizer = SOAP(params, lr=0.01, precondition_every=2)
+    take_steps(optimizer, range(6))
+    optimizer.precondition(params[0], params[0].grad)
+    assert seen
+    assert all(value in ("none", "ieee") for values in seen for value in values)
+    assert [holder.fp32_precision for holder in holders] == chosen
+    for holder in holders:
+        holder.fp32_precision = "ieee"
+    take_steps(SOAP(others, lr=0.01, precondition_every=2), range(6))
+    assert identical(values(params), values(others))
+
+
+def test_a_backends_own_setting_is_restored_when_a_step_fails(products, monkeypatch):
+    holders, _ = products
+    holders[0].fp32_precision = "tf32"
+    optimizer = SOAP(parameters(dtype=torch.float32), lr=0.01)
+    take_steps(optimizer, range(1))
+
+    def broken(*args, **options):
+        assert holders[0].fp32_precision == "ieee"
+        raise MemoryError
+
+    monkeypatch.setattr("lictor.optim.soap.rotate", broken)
+    with pytest.raises(MemoryError):
+        take_steps(optimizer, range(1, 2))
+    assert holders[0].fp32_precision == "tf32"
+
+
+def test_a_setting_for_all_backends_still_reaches_each_after_a_step(products):
+    holders, seen = products
+    torch.backends.fp32_precision = "tf32"
+    assert [holder.fp32_precision for holder in holders] == ["tf32", "tf32"]
+    take_steps(SOAP(parameters(dtype=torch.float32), lr=0.01), range(3))
+    assert all(value == "ieee" for values in seen for value in values)
+    assert [holder.fp32_precision for holder in holders] == ["tf32", "tf32"]
+    torch.backends.fp32_precision = "ieee"
+    assert [holder.fp32_precision for holder in holders] == ["ieee", "ieee"]
+
+
+def test_a_torch_without_settings_of_backends_is_told_by_the_common_one(monkeypatch):
+    monkeypatch.setattr("lictor.optim.soap._product_settings", list)
+    seen = []
+
+    def noted(*args, **options):
+        seen.append(torch.get_float32_matmul_precision())
+        return rotate(*args, **options)
+
+    monkeypatch.setattr("lictor.optim.soap.rotate", noted)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        take_steps(SOAP(parameters(dtype=torch.float32), lr=0.01), range(3))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(seen) == {"highest"}
 
 
 @pytest.mark.parametrize("shape", [
@@ -535,13 +680,45 @@ def test_sparse_and_complex_are_refused():
     optimizer = SOAP(parameters())
     with pytest.raises(ConfigError, match=r"complex64; only real"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2, dtype=torch.cfloat))]})
+    table = nn.Parameter(torch.eye(3).to_sparse())
+    with pytest.raises(ConfigError, match=r"parameter 0 of group 1 \(3, 3\) is not dense"):
+        optimizer.add_param_group({"params": [table]})
     assert len(optimizer.param_groups) == 1
+
+
+def test_the_smallest_eps_leaves_weights_without_gradient_where_they_are():
+    params = parameters([(3, 3), (4,)], torch.float32)
+    before = values(params)
+    optimizer = SOAP(params, eps=torch.finfo(torch.float32).tiny)
+    for _ in range(3):
+        for p in params:
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+    assert identical(values(params), before)
+
+
+@pytest.mark.parametrize("narrow_first", [True, False])
+def test_a_gradient_is_too_large_by_the_measure_of_its_own_type(narrow_first, caplog):
+    narrow, wide = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(3, 3).double())
+    optimizer = SOAP([narrow, wide] if narrow_first else [wide, narrow], lr=0.01)
+    for step in range(2):
+        narrow.grad, wide.grad = torch.ones(2, 2), 1e25 * noise((3, 3), step)
+        optimizer.step()
+    assert optimizer.skipped_steps == 0
+    assert not bool((wide == 1).any())
+    before = values([narrow, wide])
+    narrow.grad = torch.full((2, 2), 1e25)
+    optimizer.step()
+    assert optimizer.skipped_steps == 1
+    assert "(2, 2)" in caplog.text
+    assert "(3, 3)" not in caplog.text
+    assert identical(values([narrow, wide]), before)
 
 
 @pytest.mark.parametrize("setting", [
     {"lr": -1.0}, {"lr": float("nan")}, {"betas": (0.9, 1.0)}, {"betas": (-0.1, 0.9)},
-    {"eps": -1e-8}, {"weight_decay": -0.1}, {"factor_beta": 1.0}, {"precondition_every": 0},
-    {"max_factor": 0}, {"shapes": "none"},
+    {"eps": -1e-8}, {"eps": 0.0}, {"eps": 1e-50}, {"weight_decay": -0.1}, {"factor_beta": 1.0},
+    {"precondition_every": 0}, {"max_factor": 0}, {"shapes": "none"},
 ])  # fmt: skip
 def test_a_setting_out_of_range_is_named(setting):
     with pytest.raises(ConfigError, match=r"SOAP|shape policy"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 import torch
@@ -139,12 +140,63 @@ def test_a_step_without_a_finite_gradient_changes_nothing_and_says_so(value):
     poison = Poison(model, (1,), value)
     report = take_step(model, state.optimizer, x, hooks=[poison], step=1)
     assert report.skipped
+    assert report.not_finite == (next(name for name, _ in model.named_parameters()),)
     assert not math.isfinite(report.grad_norm)
     assert same(weights_before, weights(model))
     assert same(moments, [s["exp_avg"] for s in state.optimizer.state.values()])
     assert poison.after == []
-    assert not take_step(model, state.optimizer, x, hooks=[poison], step=2).skipped
+    after = take_step(model, state.optimizer, x, hooks=[poison], step=2)
+    assert (after.skipped, after.not_finite) == (False, ())
     assert all(torch.isfinite(w).all() for w in weights(model))
+
+
+def test_a_gradient_whose_square_is_not_finite_is_named_too():
+    model, state = new_run()
+    report = take_step(
+        model, state.optimizer, photo_tensor(1, 64, 64), hooks=[Poison(model, (0,), 1e25)]
+    )
+    assert report.skipped
+    assert report.not_finite == (next(name for name, _ in model.named_parameters()),)
+
+
+def test_a_step_that_the_optimizer_refuses_is_skipped():
+    model, state = new_run(optimizer="soap")
+    x = photo_tensor(1, 64, 64)
+    for step in range(2):
+        take_step(model, state.optimizer, x, step=step)
+    before = weights(model)
+
+    class AfterClipping(torch.optim.Optimizer):
+        """Makes a gradient not finite when the step has looked at them already."""
+
+        def __init__(self, inner):
+            self.inner, self.param_groups = inner, inner.param_groups
+
+        @property
+        def skipped_steps(self) -> int:
+            return self.inner.skipped_steps
+
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            self.inner.zero_grad(set_to_none)
+
+        def step(self):
+            list(model.parameters())[3].grad.fill_(math.inf)
+            self.inner.step()
+
+    poison = Poison(model, ())
+    report = take_step(model, AfterClipping(state.optimizer), x, hooks=[poison], step=2)
+    assert report.skipped
+    assert report.not_finite == ([name for name, _ in model.named_parameters()][3],)
+    assert poison.after == []
+    assert same(before, weights(model))
+
+
+def test_a_message_names_three_parameters_and_counts_the_rest():
+    report = StepReport(0, 1.0, 1.0, 0.1, math.nan, skipped=True)
+    assert report.where_not_finite == ""
+    for count, text in ((1, " in a"), (3, " in a, b, c"), (5, " in a, b, c and 2 more")):
+        named = dataclasses.replace(report, not_finite=tuple("abcde"[:count]))
+        assert named.where_not_finite == text
 
 
 # ----------------------------------------------------------------------------------------- train
@@ -190,7 +242,9 @@ def test_too_many_skipped_steps_in_a_row_end_the_run_with_advice(folder, monkeyp
     model, state = new_run()
     hooks = [Poison(model, range(2, 99))]
     reports = []
-    with pytest.raises(LictorError, match=r"step 5: 3 steps in a row .*lower optim\.lr"):
+    name = next(name for name, _ in model.named_parameters())
+    advice = rf"step 5: 3 steps in a row .*, the last in {re.escape(name)}; lower optim\.lr"
+    with pytest.raises(LictorError, match=advice):
         reports.extend(train(small_config(), model, state, folder, hooks=hooks))
     assert state.step == 5
 

@@ -113,7 +113,10 @@ def show_training(
                 continue
             last = report
             if report.skipped:
-                stderr.print(f"step {report.step + 1:>7}  skipped: the gradient is not finite")
+                where = report.where_not_finite
+                stderr.print(
+                    f"step {report.step + 1:>7}  skipped: the gradient is not finite{where}"
+                )
                 continue
             shown_loss, shown_bpp = f"{loss.add(report.loss):.3f}", f"{bpp.add(report.bpp):.3f}"
             shown_psnr = f"{psnr.add(report.psnr):.2f}"

@@ -48,10 +48,12 @@ def precondition(optimizer: torch.optim.Optimizer, p: Tensor, grad: Tensor) -> T
     check_linear_map(optimizer)
     if isinstance(optimizer, torch.optim.SGD):
         return grad.clone()
-    state = optimizer.state.get(p, {})
     if isinstance(optimizer, Preconditioner):
-        # SOAP counts from the first gradient, which only sets its basis, as step 0.
-        return optimizer.precondition(p, grad) if state.get("step", 0) >= 1 else None
+        try:
+            return optimizer.precondition(p, grad)
+        except ConfigError:  # only it knows when it has statistics
+            return None
+    state = optimizer.state.get(p, {})
     if not state:
         return None
     group = next(g for g in optimizer.param_groups if any(p is q for q in g["params"]))

@@ -6,6 +6,7 @@ itself, and what surrounds it: settings, saved states, bad input.
 """
 
 import contextlib
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -21,20 +22,41 @@ from lictor.optim.soap_stack import Stack, is_channels_last, plan_of, state_dtyp
 # On a CPU, tensors up to this size are stacked: their cost is the number of calls. Larger ones gain
 # nothing there, while elsewhere the calls always count.
 _MAX_STACKED_ON_CPU = 2**16
+_SMALLEST_EPS = torch.finfo(torch.float32).tiny
 
 _log = logging.getLogger(__name__)
+
+
+def _product_settings() -> list[Any]:
+    """Return what holds the precision of products for each backend; nothing before torch 2.9."""
+    holders = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+    return [holder for holder in holders if hasattr(holder, "fp32_precision")]
+
+
+def _restore_product_setting(holder: Any, before: str) -> None:
+    # What a backend has inherited reads like its own; where it may be inherited it stays so, and
+    # follows a later change.
+    holder.fp32_precision = "none"
+    if holder.fp32_precision != before:
+        holder.fp32_precision = before
 
 
 @contextlib.contextmanager
 def _full_precision(device_types: Iterable[str]) -> Iterator[None]:
     """Keep autocast and shortened products (TF32, bfloat16) away from factors and rotations."""
-    before = torch.get_float32_matmul_precision()
     with contextlib.ExitStack() as stack:
         for device_type in device_types:
             stack.enter_context(torch.autocast(device_type, enabled=False))
-        if before != "highest":
-            torch.set_float32_matmul_precision("highest")
+        holders = _product_settings()
+        for holder in holders:
+            before = holder.fp32_precision
+            if before not in ("none", "ieee"):
+                stack.callback(_restore_product_setting, holder, before)
+                holder.fp32_precision = "ieee"
+        # Where each backend has its own, the common getter raises when they disagree.
+        if not holders and (before := torch.get_float32_matmul_precision()) != "highest":
             stack.callback(torch.set_float32_matmul_precision, before)
+            torch.set_float32_matmul_precision("highest")
         yield
 
 
@@ -59,11 +81,13 @@ def _check_settings(group: dict[str, Any]) -> None:
             two_betas and all(_in_range(b, 0, 1) for b in betas),
             "two numbers from 0 to below 1",
         ),
-        "eps": (_in_range(group["eps"], 0), "at least 0"),
+        # Below, a direction without gradients would become 0 / 0 in float32.
+        "eps": (_in_range(group["eps"], _SMALLEST_EPS), f"at least {_SMALLEST_EPS:.3g}"),
         "weight_decay": (_in_range(group["weight_decay"], 0), "at least 0"),
         "factor_beta": (factor_beta is None or _in_range(factor_beta, 0, 1), "from 0 to below 1"),
         "precondition_every": (_is_count(group["precondition_every"]), "an integer from 1"),
         "max_factor": (_is_count(group["max_factor"]), "an integer from 1"),
+        "shapes": (isinstance(group["shapes"], str), "a name"),
     }
     for key, (valid, allowed) in checks.items():
         if not valid:
@@ -76,12 +100,17 @@ def _check_saved(saved: dict[str, Any], p: Tensor, plan: Plan, name: str) -> Non
     try:
         got = [tuple(saved[key].shape) for key in ("exp_avg", "exp_avg_sq")]
         got += [tuple(matrix.shape) for matrix in (*saved["factors"], *saved["bases"])]
-        whole = isinstance(saved["step"], int)
+        # -1: it never had a gradient.
+        counted = isinstance(saved["step"], int) and saved["step"] >= -1
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"SOAP: the saved state of {name} is not SOAP's") from error
     sizes = [plan.factor_sizes[plan.ranks.index(k)] for k in range(len(plan.ranks))]
     wanted = [tuple(p.shape)] * 2 + [(size, size) for size in sizes] * 2
-    if not whole or got != wanted:
+    if not counted:
+        raise CheckpointError(
+            f"SOAP: the saved state of {name} has step {saved['step']!r}, which is no count"
+        )
+    if got != wanted:
         raise CheckpointError(
             f"SOAP: the saved state of {name} has shapes {got}, not {wanted}: "
             "it belongs to another model or to other settings"
@@ -96,7 +125,7 @@ class SOAP(torch.optim.Optimizer):
             shape. Vectors and scalars are trained by Adam.
         lr: step size; the root mean square of an update's entries is at most about `lr`.
         betas: memory of the gradient and of its square, in the rotated coordinates.
-        eps: added to the root of the second moment.
+        eps: added to the root of the second moment; above 0.
         weight_decay: decoupled; weights shrink by `lr * weight_decay` at each step.
         factor_beta: memory of the factors; None means `betas[1]`.
         precondition_every: steps between refreshes of the bases.
@@ -107,9 +136,10 @@ class SOAP(torch.optim.Optimizer):
     The first gradient of a parameter only sets its basis: neither the parameter nor its moments
     move. Statistics are float32 (float64 for float64 parameters) whatever the gradients are. When
     the norm of any gradient, or its square, is not finite, nothing changes: the step is logged and
-    counted in `skipped_steps`.
+    counted in `skipped_steps`, which is no part of a saved state.
 
-    Raises `ConfigError` on an argument out of range, on complex parameters and on sparse gradients.
+    Raises `ConfigError` on an argument out of range, on complex or sparse parameters and on sparse
+    gradients.
 
     Source: Vyas et al., ICLR 2025 (arXiv:2409.11321), algorithm 3, for tensors as in the authors'
     code: factors follow the current gradient at every step, after the update; the bases follow the
@@ -162,6 +192,8 @@ class SOAP(torch.optim.Optimizer):
                         f"SOAP: {self._name(p)} is {p.dtype}; only real floating point can be "
                         "trained (torch.view_as_real shows complex numbers as such)"
                     )
+                if p.layout != torch.strided:
+                    raise ConfigError(f"SOAP: {self._name(p)} is not dense")
         except ConfigError:
             self.param_groups.pop()
             raise
@@ -214,8 +246,10 @@ class SOAP(torch.optim.Optimizer):
             norms.append(torch.linalg.vector_norm(p.grad, dtype=state_dtype(p)))
         if not norms:
             return True
-        # The factors hold squares, so these must be finite as well.
-        finite = torch.stack([norm.to(norms[0]) for norm in norms]).square().isfinite()
+        # The factors hold squares, so these must be finite as well, in each parameter's own type.
+        widest = functools.reduce(torch.promote_types, (norm.dtype for norm in norms))
+        squares = [norm.square().to(norms[0].device, widest) for norm in norms]
+        finite = torch.stack(squares).isfinite()
         if finite.all():
             return True
         bad = [self._name(p) for p, good in zip(owners, finite.tolist(), strict=True) if not good]
@@ -315,11 +349,23 @@ class SOAP(torch.optim.Optimizer):
         Raises `CheckpointError` when it belongs to another model or another optimizer.
         """
         try:
-            groups = [{**self.defaults, **group} for group in state_dict["param_groups"]]
-            saved_states = state_dict["state"]
+            groups = [dict(group) for group in state_dict["param_groups"]]
+            saved_states = dict(state_dict["state"])
             theirs = [len(group["params"]) for group in groups]
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError("SOAP: this is no state of an optimizer") from error
+        for number, group in enumerate(groups):
+            # Before the states: a fresh optimizer has none to tell it by.
+            missing = [key for key in self.defaults if key not in group]
+            if missing:
+                raise CheckpointError(
+                    f"SOAP: the saved state is not SOAP's: group {number} lacks "
+                    f"{', '.join(missing)}"
+                )
+            try:
+                _check_settings(group)
+            except ConfigError as error:
+                raise CheckpointError(f"{error}, in group {number} of a saved state") from error
         own = [len(group["params"]) for group in self.param_groups]
         if own != theirs:
             raise CheckpointError(
@@ -334,6 +380,6 @@ class SOAP(torch.optim.Optimizer):
                     _check_saved(saved, p, plan, self._name(p))
                     views = Stack.build([p], plan, [saved]).views()[0]
                     restored[p] = {"step": saved["step"], **views}
-        super().load_state_dict({**state_dict, "param_groups": groups})
+        super().load_state_dict(state_dict)
         self.state.update(restored)  # the base class has cast them to the parameters' type
         self._stacks = {}

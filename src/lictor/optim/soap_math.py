@@ -94,10 +94,11 @@ def make_plan(
     """Decide which axes of a parameter get a factor.
 
     `split` gives each dimension its own, `spatial` joins those from the third on (the kernel of a
-    convolution), `matrix` joins from the right all but the first while the product stays within
-    `max_factor`. A side above `max_factor` gets none (its basis is the identity); nor does a side
-    of 1, nor a parameter that is a vector then. `channels_last` says that dimension 1 is the
-    innermost in memory. Raises `ConfigError` on an unknown policy.
+    convolution; one of more than `max_factor` entries is seen as by `split`), `matrix` joins from
+    the right all but the first while the product stays within `max_factor`. A side above
+    `max_factor` gets none (its basis is the identity); nor does a side of 1, nor a parameter that
+    is a vector then. `channels_last` says that dimension 1 is the innermost in memory. Raises
+    `ConfigError` on an unknown policy.
     """
     if shapes not in POLICIES:
         raise ConfigError(f"unknown shape policy {shapes!r}: choose one of {', '.join(POLICIES)}")

@@ -25,6 +25,8 @@ _BINS = 4096
 # How far from the grid k/255 a float32 picture may be.
 _PICTURE_SLACK = 1e-3
 _LEAST_SHARE = 1e-3
+# Weights of so many bits and more bear to take over what makes activations hard to quantize.
+_FINE = 8
 # Large photographs are not held in memory by the dozen; a few have crops enough.
 _MOST_BYTES = 2**30
 
@@ -220,14 +222,18 @@ class Ranges:
     and more, else 0.5, which fewer bits bear better. The formula is SmoothQuant's (Xiao et al.
     2022, arXiv:2211.10438), which we know from general knowledge. `split` is the share of a layer's
     input channels, 0 to 1, that may be added to give the channels whose rounding hurts most a finer
-    step; only balanced channels are split. `headroom`, at least 0, is what balanced channels of the
-    decoded latent get beyond what was seen: what is clipped there, a linear synthesis lacks for
-    good. Raises `ConfigError` outside of these ranges.
+    step; only balanced channels are split. `latent_split` is the same for layers of the synthesis
+    that see the decoded latent: channels cost little at its resolution, and a coarse step there is
+    as bad as coarse quantization of the latent itself. With weights under 8 bits `split` holds
+    there, too. `headroom`, at least 0, is what balanced channels of the decoded latent get beyond
+    what was seen: what is clipped there, a linear synthesis lacks for good. Raises `ConfigError`
+    outside of these ranges.
     """
 
     percentile: float = 100.0
     balance: float | None = None
     split: float = 0.05
+    latent_split: float = 0.5
     headroom: float = 2.5
 
     def __post_init__(self) -> None:
@@ -235,8 +241,9 @@ class Ranges:
             raise ConfigError(f"percentile must be above 50 and at most 100, not {self.percentile}")
         if self.balance is not None and not 0 <= self.balance <= 1:
             raise ConfigError(f"balance must be from 0 to 1, not {self.balance}")
-        if not 0 <= self.split <= 1:
-            raise ConfigError(f"split must be from 0 to 1, not {self.split}")
+        for share in (self.split, self.latent_split):
+            if not 0 <= share <= 1:
+                raise ConfigError(f"split must be from 0 to 1, not {share}")
         if not 0 <= self.headroom < math.inf:
             raise ConfigError(f"headroom must be at least 0, not {self.headroom}")
 
@@ -244,7 +251,7 @@ class Ranges:
         """Return the balance that holds for weights of so many bits."""
         if self.balance is not None:
             return self.balance
-        return 1.0 if weight_bits is None or weight_bits >= 8 else 0.5
+        return 1.0 if weight_bits is None or weight_bits >= _FINE else 0.5
 
 
 MIN_MAX = Ranges()
@@ -285,7 +292,10 @@ def input_grid(
         high = share * float((highs / balance).max())
     grid = ActivationGrid.from_range(low, high, bits)
     steps = balance * grid.scale
-    copies = _copies(layer, steps, ranges.split)
+    # With few bits the weights mind it more than the latent gains.
+    fine = scheme.weights is None or scheme.weights >= _FINE
+    share = ranges.latent_split if observed.latent and fine else ranges.split
+    copies = _copies(layer, steps, share)
     return InputGrid(LayerBits(scheme.weights, bits, grid.zero), steps / copies, copies)
 
 

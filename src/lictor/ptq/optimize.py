@@ -40,9 +40,9 @@ class Settings:
     """
 
     steps: int = 300
-    codes_lr: float = 3e-4
-    factors_lr: float = 1e-4
-    bias_lr: float = 3e-5
+    codes_lr: float = 1e-3
+    factors_lr: float = 3e-4
+    bias_lr: float = 1e-4
     reach: float = 1.0
     seed: int = 0
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lictor.config import RunConfig
 from lictor.data import ImageFolder, Prefetcher, make_batch
@@ -26,11 +27,16 @@ from lictor.training.schedule import learning_rate
 
 # After so many steps in a row without a finite gradient the run is over, not unlucky.
 MAX_SKIPPED_IN_A_ROW = 50
+# So many parameters are named in a message.
+_NAMED = 3
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step did; `skipped` when its gradient was not finite and the weights stayed."""
+    """What one step did; `skipped` when its gradient was not finite and the weights stayed.
+
+    `not_finite` names the parameters whose gradient it was, all of them.
+    """
 
     step: int
     loss: float
@@ -41,6 +47,14 @@ class StepReport:
     skipped: bool = False
     step_s: float = 0.0
     wait_s: float = 0.0
+    not_finite: tuple[str, ...] = ()
+
+    @property
+    def where_not_finite(self) -> str:
+        """The first names of `not_finite` for a message; empty where there are none."""
+        more = len(self.not_finite) - _NAMED
+        names = ", ".join(self.not_finite[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        return f" in {names}" if names else ""
 
     @property
     def psnr(self) -> float:
@@ -63,7 +77,8 @@ def train_step(
 ) -> StepReport:
     """Take one optimizer step on a batch in [0, 1].
 
-    A step whose gradient is not finite changes nothing and reports `skipped`.
+    A step whose gradient is not finite changes nothing and reports `skipped`; so does one that the
+    optimizer itself refuses, as `SOAP` does, by counting it in its `skipped_steps`.
     """
     with torch.autocast(x.device.type, precision, enabled=precision != torch.float32):
         out = model(x, surrogate=surrogate, generator=generator)
@@ -72,10 +87,14 @@ def train_step(
     loss.total.backward()
     for hook in hooks:
         hook.before_step(step)
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
+    norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    grad_norm, refused = float(norm), getattr(optimizer, "skipped_steps", 0)
     finite = math.isfinite(grad_norm)
-    if finite:
+    if finite:  # clipping by another norm would spread NaN over all gradients
+        clip_grads_with_norm_(model.parameters(), max_grad_norm, norm)
         optimizer.step()
+        finite = getattr(optimizer, "skipped_steps", 0) == refused
+    if finite:
         for hook in hooks:
             hook.after_step(step)
     return StepReport(
@@ -86,6 +105,18 @@ def train_step(
         grad_norm,
         lr=optimizer.param_groups[0]["lr"],
         skipped=not finite,
+        not_finite=() if finite else _not_finite(model),
+    )
+
+
+@torch.no_grad()
+def _not_finite(model: torch.nn.Module) -> tuple[str, ...]:
+    """Name the parameters whose gradient is not finite, or too large for its square to be."""
+    return tuple(
+        name
+        for name, p in model.named_parameters()
+        if p.grad is not None
+        and not math.isfinite(float(torch.linalg.vector_norm(p.grad).square()))
     )
 
 
@@ -146,7 +177,8 @@ def train(
         skipped_in_a_row = skipped_in_a_row + 1 if report.skipped else 0
         if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise LictorError(
-                f"step {state.step}: {skipped_in_a_row} steps in a row without a finite gradient; "
+                f"step {state.step}: {skipped_in_a_row} steps in a row without a finite gradient"
+                f"{report.where_not_finite and f', the last{report.where_not_finite}'}; "
                 "lower optim.lr and resume from the last checkpoint"
             )
         now = time.perf_counter()
