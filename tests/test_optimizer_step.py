@@ -15,8 +15,9 @@ _SPEC.loader.exec_module(benchmark)
 
 def test_the_record_has_the_means_of_all_bursts():
     args = Namespace(
-        network="bmshj2018-factorized", n=8, m=8, depth=0, batch=1, size=64, precision="float32", rounds=3,
-        sides=["Adam, fused", "SOAP split"], threads=torch.get_num_threads(),
+        network="bmshj2018-factorized", n=8, m=8, depth=0, batch=1, size=64,
+        precision="float32", rounds=3, sides=["Adam, fused", "SOAP split"],
+        threads=torch.get_num_threads(),
     )  # fmt: skip
     for row in json.loads(json.dumps(benchmark.measure(args)))["results"]:
         bursts = row["bursts_s"]
