@@ -7,7 +7,8 @@ fused Adam, lictor's SOAP with each shape policy, and pytorch_optimizer's SOAP w
 
 Bursts alternate. A burst is as long as the cycle of SOAP's refresh, so that its mean has the share
 of the refresh that a long training has; the figure is the best burst, and the ratio best over best.
-A training burst alternates with one of the optimizer alone, on gradients that stay.
+A training burst alternates with one of the optimizer alone, on gradients that stay. The file has
+the means of all bursts (`bursts_s`), which say how far to trust the best.
 
     python benchmarks/optimizer_step.py [--precision bfloat16] [--rounds 5] [--json FILE]
 """
@@ -144,6 +145,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "ratio_to_adam": round(best_mean(side.whole_s) / base, 3),
             "optimizer_step_s": round(best_mean(side.alone_s), 4),
             "slowest_step_of_best_burst_s": round(min(max(b) for b in side.whole_s), 4),
+            "bursts_s": {
+                "train_step": [round(statistics.mean(b), 4) for b in side.whole_s],
+                "optimizer_step": [round(statistics.mean(b), 4) for b in side.alone_s],
+            },
         }
         for name, side in sides.items()
     ]

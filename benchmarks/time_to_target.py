@@ -16,7 +16,8 @@ against steps and one against seconds for each network.
 
 Seconds are told in three ways, because the machine may be shared: wall and process CPU time of the
 training steps, and calibrated: steps times the mean step time of the best burst, where bursts of
-Adam and of SOAP alternate, before every arm, and a burst is as long as the cycle of SOAP's refresh.
+Adam, of SOAP and of all arms whose steps cost something else alternate, before every arm, and a
+burst is as long as the cycle of SOAP's refresh.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from typing import Any
 import torch
 
 from lictor.codec import Codec
-from lictor.config import RunConfig, config_from_dict, config_to_dict
+from lictor.config import OptimConfig, RunConfig, config_from_dict, config_to_dict
 from lictor.data import ImageFolder, batch_to_tensor, image_to_tensor, make_batch, open_image_folder
 from lictor.files import write_file
 from lictor.models.base import AbstractCodecModel
@@ -51,6 +52,8 @@ from lictor.training.loss import rate_distortion
 
 ARMS = ("adam:1e-3", "soap:1e-3", "soap:3e-3", "adam:3e-4", "adam:1e-4", "soap:1e-4")
 NETWORKS = ("mbt2018-mean", "checkerboard")
+# What of [optim], beside the name, changes the time of a step by more than its noise.
+COSTLY = {"soap": ("precondition_every", "shapes", "max_factor")}
 
 
 def arm_config(args: argparse.Namespace, network: str, arm: str, seed: int) -> RunConfig:
@@ -80,6 +83,13 @@ def arm_config(args: argparse.Namespace, network: str, arm: str, seed: int) -> R
         },
         source=arm,
     )
+
+
+def step_kind(optim: Mapping[str, Any]) -> str:
+    """Name what a step costs: the optimizer, and what of its settings is not the default."""
+    default, name = dataclasses.asdict(OptimConfig()), optim["name"]
+    changes = [f"{k}={optim[k]}" for k in COSTLY.get(name, ()) if optim[k] != default[k]]
+    return ",".join([name, *changes])
 
 
 def new_run(config: RunConfig) -> tuple[AbstractCodecModel, RunState]:
@@ -150,14 +160,19 @@ def bursts(config: RunConfig, folder: ImageFolder, length: int) -> Iterator[floa
 
 
 def calibrate(
-    args: argparse.Namespace, network: str, folder: ImageFolder, path: Path
+    args: argparse.Namespace,
+    network: str,
+    folder: ImageFolder,
+    path: Path,
+    arms: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Alternate bursts of Adam and SOAP; keep the best of all calls in a file."""
+    """Alternate bursts of Adam, SOAP and what else the arms need; keep the best of all calls."""
     best: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-    configs = {name: arm_config(args, network, f"{name}:1e-3", 0) for name in ("adam", "soap")}
+    configs = [arm_config(args, network, arm, 0) for arm in ("adam:1e-3", "soap:1e-3", *arms)]
+    kinds = {step_kind(dataclasses.asdict(config.optim)): config for config in configs}
     sides = {
-        name: bursts(config, folder, config.optim.precondition_every)
-        for name, config in configs.items()
+        kind: bursts(config, folder, config.optim.precondition_every)
+        for kind, config in kinds.items()
     }
     for _, (name, side) in itertools.product(range(args.calibration_rounds), sides.items()):
         best[name] = min(next(side), best.get(name, math.inf))
@@ -172,13 +187,17 @@ def run_arm(
     path: Path,
     args: argparse.Namespace,
 ) -> None:
-    """Train one arm to its end, going on from its checkpoint if there is one."""
+    """Train one arm to its end, going on from its checkpoint if there is one.
+
+    The record is written before the checkpoint, so that it is never behind; what it has beyond is
+    dropped. It is done when the codec is there.
+    """
     model, state = new_run(config)
     checkpoint = path.with_suffix(".pt")
     record: dict[str, Any] = {"rows": [], "step_s": [], "wall_s": 0.0, "cpu_s": 0.0}
     if checkpoint.exists() and path.exists():
         restore(read_checkpoint(checkpoint), checkpoint, model, state)
-        record = json.loads(path.read_text())
+        record = up_to(state.step, json.loads(path.read_text()))
     else:
         record |= description(config, args)
         record["rows"].append(
@@ -195,14 +214,21 @@ def run_arm(
             times = {key: round(record[key], 3) for key in ("wall_s", "cpu_s")}
             record["rows"].append({"step": state.step, **times, "train_loss": report.loss} | row)
             record["skipped"] = state.skipped
-            record["done"] = state.step == config.train.steps
             write_file(path, (json.dumps(record) + "\n").encode())
             save_checkpoint(checkpoint, config, model, state)
             print(f"{path.stem} step {state.step} loss {row['loss']:.4f}", flush=True)
         cpu = time.process_time()
     notes = {"steps": state.step, "recipe": config_to_dict(config)}
     Codec.freeze(model, notes=notes).save(path.with_suffix(".lcodec"))
+    write_file(path, (json.dumps(record | {"done": True}) + "\n").encode())
     checkpoint.unlink()
+
+
+def up_to(step: int, record: dict[str, Any]) -> dict[str, Any]:
+    """Return what a record had when the checkpoint of a step was written."""
+    rows = [row for row in record["rows"] if row["step"] <= step]
+    times = {key: rows[-1][key] for key in ("wall_s", "cpu_s")}
+    return record | times | {"rows": rows, "step_s": record["step_s"][:step]}
 
 
 def description(config: RunConfig, args: argparse.Namespace) -> dict[str, Any]:
@@ -233,14 +259,17 @@ def compare(arms: dict[str, dict[str, Any]], step_s: dict[str, float]) -> dict[s
         row: dict[str, Any] = {"final_loss": final[name]["loss"], "steps_to_target": None}
         found = crossing(arm, target)
         if found:
-            calibrated = step_s[name.partition(":")[0]] * found["step"]
+            # Not known where the arm is older than the kinds of the calibration.
+            burst = step_s.get(step_kind(arm["config"]["optim"]))
+            calibrated = None if burst is None else burst * found["step"]
+            of_adam = step_s["adam"] * final[best]["step"]
             row |= {
                 "steps_to_target": found["step"],
                 "step_saving": 1 - found["step"] / final[best]["step"],
                 "wall_ratio": found["wall_s"] / final[best]["wall_s"],
                 "cpu_ratio": found["cpu_s"] / final[best]["cpu_s"],
                 "calibrated_s": calibrated,
-                "calibrated_ratio": calibrated / (step_s["adam"] * final[best]["step"]),
+                "calibrated_ratio": None if calibrated is None else calibrated / of_adam,
             }
         rows[name] = row
     return {"best_adam": best, "target": target, "arms": rows}
@@ -285,7 +314,10 @@ def plot(
     for number, (seed, arms) in enumerate(by_seed.items()):
         for name, arm in arms.items():
             rows = arm["rows"][1:]
-            scale = step_s[name.partition(":")[0]] if axis == "seconds" else 1.0
+            kind = step_kind(arm["config"]["optim"])
+            scale = step_s.get(kind) if axis == "seconds" else 1.0
+            if scale is None:
+                continue
             axes.plot(
                 [row["step"] * scale for row in rows],
                 [row["loss"] for row in rows],
@@ -295,12 +327,13 @@ def plot(
             )
             lowest = min(lowest, *(row["loss"] for row in rows))
             start = max(start, rows[len(rows) // 20]["loss"])
-    axes.set_ylim(0.97 * lowest, min(start, 4 * lowest))
+    if math.isfinite(lowest):  # there is something to draw
+        axes.set_ylim(0.97 * lowest, min(start, 4 * lowest))
+        axes.legend(fontsize="small")
     axes.set_xlabel("calibrated seconds" if axis == "seconds" else "steps")
     axes.set_ylabel("held-out R-D loss")
     axes.set_title(title)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
     figure.savefig(folder / f"loss-{axis}.png", dpi=120)
 
 
@@ -315,8 +348,9 @@ def print_summary(summary: dict[str, Any]) -> None:
                 text = f"    {name:24} final {row['final_loss']:.4f}"
                 if row["steps_to_target"]:
                     text += f"   target at {row['steps_to_target']} steps"
-                    text += f" ({row['step_saving']:.0%} fewer,"
-                    text += f" {1 - row['calibrated_ratio']:.0%} less time)"
+                    text += f" ({row['step_saving']:.0%} fewer, "
+                    ratio = row["calibrated_ratio"]
+                    text += "time not known)" if ratio is None else f"{1 - ratio:.0%} less time)"
                 print(text)
 
 
@@ -359,7 +393,7 @@ def main() -> None:
             path = folder / f"{arm.replace(':', '_')}-seed{seed}.json"
             if path.exists() and json.loads(path.read_text()).get("done"):
                 continue
-            calibrate(args, network, training, folder / "calibration.json")
+            calibrate(args, network, training, folder / "calibration.json", args.arms)
             run_arm(config, training, held_out, path, args)
             summarize(args.out)
     print_summary(summarize(args.out))

@@ -314,6 +314,60 @@ def test_a_recipe_with_muon_and_a_probe_is_refused_before_anything_is_read(tmp_p
     assert not (tmp_path / "out").exists()
 
 
+class Scaled(torch.optim.Optimizer):
+    """An optimizer of somebody else: it has a linear map, and counts its steps in its own way."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 1e-3})
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.steps += 1
+        for p in self.param_groups[0]["params"]:
+            p.sub_(p.grad, alpha=1e-3)
+
+    def precondition(self, p, grad):
+        if self.steps < 3:
+            raise ConfigError("no statistics yet")
+        return 2 * grad
+
+
+def test_a_foreign_optimizer_says_itself_when_it_has_statistics():
+    runner = Run(every=1)
+    runner.optimizer = Scaled(runner.model.parameters())
+    runner.hooks = [runner.new_probe(runner.optimizer)]
+    assert [row["step"] for row in runner.advance(5).rows] == [4, 5]
+    p = next(iter(runner.model.parameters()))
+    assert torch.equal(precondition(runner.optimizer, p, torch.ones_like(p)), 2 + 0 * p.detach())
+
+
+@pytest.mark.parametrize(("every", "lag"), [(0, 0), (-3, 0), (3, -1)])
+def test_a_probe_that_never_comes_is_refused(every, lag):
+    runner = Run()
+    with pytest.raises(ConfigError, match=f"every {every} steps with a lag of {lag}"):
+        ConflictProbe(
+            runner.model, runner.optimizer, photo_tensor(1, 64, 64), surrogate=Mixed(), lmbda=0.01,
+            every=every, lag=lag, record=runner.rows.append,
+        )  # fmt: skip
+
+
+def test_a_first_probe_without_finite_gradients_is_tried_again(caplog):
+    runner = Run(every=1)
+    probe = runner.hooks[0]
+    healthy = probe._x
+    probe._x = torch.full_like(healthy, math.nan)
+    with caplog.at_level(logging.WARNING, "lictor"):
+        runner.advance(1)
+        assert probe.state_dict()["chosen"] is False
+        probe._x = healthy
+        runner.advance(3)
+    assert [row["step"] for row in runner.rows] == [4]
+    assert [r.message for r in caplog.records] == [
+        "a gradient of the probe's pictures is not finite: no conflict is recorded"
+    ]
+
+
 def test_a_frozen_analysis_is_said_once_and_training_goes_on(caplog):
     runner = Run(every=1)
     runner.model.g_a.requires_grad_(False)

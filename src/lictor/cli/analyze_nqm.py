@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from lictor.cli.messages import say
-from lictor.errors import ConfigError, DataError
+from lictor.cli.outputs import output_files
+from lictor.errors import ConfigError
 
 if TYPE_CHECKING:
     from lictor.analysis.nqm_tables import Cell, Settings, Table
@@ -63,7 +64,7 @@ def nqm(
     )
     if seed < 0:
         raise ConfigError(f"--seed must not be negative, as {seed} is")
-    targets = _outputs(out, force=force)
+    targets = output_files(out, _OUTPUTS, force=force)
     groups = follow(all_tables(settings, seed), NUM_GROUPS, "simulating")
     tables = {table.name: table for group in groups for table in group}
     _write(targets, settings, seed, tables)
@@ -89,19 +90,6 @@ def _write(
         write_file(targets[f"{name}.csv"], table_to_csv(table).encode())
     content = tables_to_json(settings, seed, list(tables.values()))
     write_file(targets["nqm.json"], content.encode())
-
-
-def _outputs(out: Path, *, force: bool) -> dict[str, Path]:
-    """Make the folder; raises `DataError` when it cannot be made or holds results already."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{out}: cannot make the folder ({error})") from error
-    targets = {name: out / name for name in _OUTPUTS}
-    for path in targets.values():
-        if path.exists() and not force:
-            raise DataError(f"{path}: exists already; add --force to overwrite it")
-    return targets
 
 
 def _show(tables: "Sequence[Table]") -> None:

@@ -5,6 +5,7 @@ It looks and touches nothing: weights, gradients, optimizer, buffers and random 
 for bit what they are without it.
 """
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call
 
+from lictor.errors import ConfigError
 from lictor.models.base import AbstractCodecModel
 from lictor.optim.precondition import check_linear_map, precondition
 from lictor.surrogates import Surrogate
@@ -90,7 +92,8 @@ class ConflictProbe:
     no gradient from the rate, and means and scales cancel out of the distortion. Everything is
     computed in float32, whatever the training runs in.
 
-    Raises `ConfigError` for an optimizer whose linear map is not known.
+    Raises `ConfigError` for an optimizer whose linear map is not known, and for an `every` below 1
+    or a `lag` below 0.
     """
 
     def __init__(
@@ -106,6 +109,11 @@ class ConflictProbe:
         lag: int = 0,
     ):
         check_linear_map(optimizer)
+        if every < 1 or lag < 0:
+            raise ConfigError(
+                f"a probe every {every} steps with a lag of {lag}: every must be at least 1, "
+                "lag at least 0"
+            )
         self._model, self._optimizer, self._x = model, optimizer, x
         self._surrogate, self._lmbda = surrogate, lmbda
         self._every, self._lag, self._record = every, lag, record
@@ -174,10 +182,18 @@ class ConflictProbe:
         return {name: parameters[name] for name in self._names or ()}
 
     def _choose(self) -> None:
-        """Find the parameters that get both gradients; without any the probe is silent."""
+        """Find the parameters that get both gradients; without any the probe is silent.
+
+        Where a gradient is not finite nothing is known yet, and the next probe tries again.
+        """
         named = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
         rate, distortion, _, _ = self._differentiate(list(named.values()))
-        squares = zip(dots(rate, rate), dots(distortion, distortion), strict=True)
+        squares = list(zip(dots(rate, rate), dots(distortion, distortion), strict=True))
+        if not all(map(math.isfinite, itertools.chain.from_iterable(squares))):
+            _log.warning(
+                "a gradient of the probe's pictures is not finite: no conflict is recorded"
+            )
+            return
         self._names = [
             name
             for name, (a, b) in zip(named, squares, strict=True)
