@@ -146,7 +146,7 @@ def train_run(
             record["modes"] += rows
             rows.clear()
             record["hooks_s"] = sum(timed.seconds for timed in hooks)
-            record["hooks_share"] = record["hooks_s"] / max(1e-9, record["cpu_s"])
+            record["hooks_share"] = overhead(record)
             record["done"] = last
             write_file(path, (json.dumps(record) + "\n").encode())
             save_checkpoint(checkpoint, config, model, state, hooks)
@@ -196,7 +196,7 @@ def compare(records: dict[str, dict[str, Any]], step_s: dict[str, float]) -> dic
     for method, (rows, run) in curves.items():
         found = next((row for row in rows if row["loss"] <= target), None)
         # Hooks cost nothing on the curve of weights that they leave alone.
-        extra = 0.0 if method in ("adam", "soap") else records[run]["hooks_share"]
+        extra = 0.0 if method in ("adam", "soap") else overhead(records[run])
         seconds = step_s[run.partition("+")[0]] * (1 + extra)
         result[method] = {
             "final_loss": rows[-1]["loss"],
@@ -210,6 +210,11 @@ def compare(records: dict[str, dict[str, Any]], step_s: dict[str, float]) -> dic
             "embedded": embedded_share(records[run]),
         }
     return {"target": target, "methods": result}
+
+
+def overhead(record: dict[str, Any]) -> float:
+    """Return the hooks' time as a share of that of training without them."""
+    return record["hooks_s"] / max(1e-9, record["cpu_s"] - record["hooks_s"])
 
 
 def embedded_share(record: dict[str, Any]) -> float:
@@ -258,7 +263,7 @@ def plot(
                 colors.setdefault(method, f"C{len(colors)}")
                 scale = step_s[run.partition("+")[0]] if axis == "seconds" else 1.0
                 if axis == "seconds" and method not in ("adam", "soap"):
-                    scale *= 1 + record["hooks_share"]
+                    scale *= 1 + overhead(record)
                 axes.plot(
                     [row["step"] * scale for row in rows],
                     [row["loss"] for row in rows],

@@ -137,12 +137,21 @@ def test_what_is_no_run_is_one_line_and_writes_nothing(lictor, trained, tmp_path
         code, _, err = lictor(bad, "-o", out)
         assert code == 1
         assert MODES in err
-    changed = json.loads(good[-1])
-    changed["tracked"] = changed["tracked"][:-1]
-    (bad / MODES).write_text("".join(good[:-1]) + json.dumps(changed) + "\n")
+    for key in ("tracked", "tracked_embedded", "slope", "shares", "correlation"):
+        changed = json.loads(good[-1])
+        changed[key] = changed[key][:-1]
+        (bad / MODES).write_text("".join(good[:-1]) + json.dumps(changed) + "\n")
+        code, _, err = lictor(bad, "-o", out)
+        assert code == 1
+        assert f"line {len(good)}" in err
+    found = next(k for k, line in enumerate(good) if '"kind": "modes"' in line)
+    changed = json.loads(good[found])
+    for key in ("tracked", "tracked_modes", "trajectories"):
+        changed[key] = changed[key][:2]  # fewer than there are references
+    (bad / MODES).write_text("".join(good[:found]) + json.dumps(changed) + "\n")
     code, _, err = lictor(bad, "-o", out)
     assert code == 1
-    assert f"line {len(good)}" in err
+    assert f"line {found + 1}" in err
     assert not out.exists()
     assert lictor(trained, "-o", out)[0] == 0
     code, _, err = lictor(trained, "-o", out)

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from lictor.optim.factory import OPTIMIZERS, build_optimizer
 from lictor.optim.soap_stack import Stack
 from lictor.training.flat import flat
 from lictor.training.selection import Schedule
+from lictor.training.sensitivity import Sensitivity
 from lictor.training.sma import SMA
 from lictor.training.stdet import STDET, Choices, always_free
 
@@ -298,6 +300,37 @@ def test_optimizer_memory_falls_and_the_story_tells():
             assert last["tracked"][k] == pytest.approx(line, abs=1e-6)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_kept_in_place_of_released_state_is_counted(whole):
+    """A free entry of a released tensor has two moments, its value, and its place of 8 bytes."""
+    choices = {"selection": "random", "release_share": 0.5 if whole else 1.0}
+    toy = Toy(choices=choices).step(SCHEDULE.steps)
+    assert toy.stdet.modes is not None
+    expected = 0
+    for p in toy.model.parameters():
+        if not p.requires_grad:
+            continue
+        places = [id(q) for q in toy.stdet.parameters.parameters]
+        number = places.index(id(p)) if id(p) in places else None
+        share = 0.0 if number is None else toy.stdet.modes.embedding.share_of(number)
+        free = p.numel() if number is None else len(toy.stdet.modes.embedding.free_places(number))
+        released = share > choices["release_share"]
+        expected += (8 + 4 + 8) * free + 4 if released else 8 * p.numel() + 4  # 4: Adam's step
+    assert toy.rows[-1]["optimizer_bytes"] == expected
+
+
+def test_modes_take_as_many_bytes_a_weight_as_the_page_on_training_says():
+    toy = Toy(choices={"selection": "random", "dummy": "none"}).step(SCHEDULE.steps)
+    assert toy.stdet.modes is not None
+    state = toy.stdet.modes.state_dict()
+    tensors = [*state.values(), *state["stats"].values(), *state["embedding"].values()]
+    size = sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
+    total = len(toy.stdet.parameters)
+    assert 42 * total <= size <= 42 * total + 24 * FEW["modes"]
+    page = (Path(__file__).parents[2] / "docs/how-to-train-fast.md").read_text()
+    assert "42 bytes a weight" in page
+
+
 def test_released_state_trains_like_dense_state():
     dense, released = (
         Toy(choices={"release_share": share, "selection": "random"}) for share in (1.0, 0.0)
@@ -365,6 +398,24 @@ def test_an_interval_without_any_good_step_only_delays_the_modes():
     assert toy.stdet.embedded == int(0.95 * len(toy.stdet.parameters))
 
 
+def test_a_skipped_event_is_made_up_for_even_if_every_step_is_a_snapshot(monkeypatch):
+    """Whole intervals without a good step: what they were to embed, the next step embeds."""
+    schedule = Schedule(every=1, steps=40, warmup=9, window=4, share=0.1, cap=0.95)
+    counts = []
+    score = Sensitivity.score
+
+    def counting(self: Sensitivity, move: Tensor) -> Tensor:
+        counts.append(self.steps)
+        return score(self, move)
+
+    monkeypatch.setattr(Sensitivity, "score", counting)
+    first, second = schedule.events[:2]
+    toy = poisoned(Toy(schedule=schedule), {first, second, second + 1})
+    events = [row["step"] for row in toy.rows if row["kind"] == "event"]
+    assert events == [first + 2, second + 3, *(e + 1 for e in schedule.events[2:])]
+    assert counts == [1] * len(schedule.events)  # and by gradients, not by places
+
+
 @pytest.mark.parametrize("kind", ["grad2", "gradabs", "snip", "delta_fisher"])
 def test_sensitivities_are_those_of_the_window_before_the_event_and_unmasked(kind):
     toy = Toy(choices={"sensitivity": kind})
@@ -430,6 +481,14 @@ def test_another_models_state_or_none_at_all_is_an_error():
     for nothing in ({}, {"mean": []}):
         with pytest.raises(CheckpointError, match="holds no state of STDET"):
             toy.stdet.load_state_dict(nothing)
+
+
+def test_snapshots_at_other_steps_are_an_error():
+    """An epoch of more pictures is longer: what was counted no longer fits."""
+    state = Toy().step(3).stdet.state_dict()
+    other = Toy(schedule=Schedule(every=3, steps=60, warmup=9, window=3))
+    with pytest.raises(CheckpointError, match=r"every 2 steps, now it would be 3: .*pictures"):
+        other.stdet.load_state_dict(state)
 
 
 def test_a_model_with_fewer_weights_than_samples_is_an_error():

@@ -235,6 +235,7 @@ def test_an_epoch_is_a_pass_over_the_pictures():
     assert snapshot_interval(StdetConfig(snapshot_every=7), 100) == 7
     assert snapshot_interval(StdetConfig(snapshot_epochs=0.5), 100) == 50
     assert snapshot_interval(StdetConfig(snapshot_epochs=1e-6), 100) == 1
+    assert snapshot_interval(StdetConfig(snapshot_epochs=1e308), 100) > 2**60
 
 
 def test_the_order_is_stdet_then_the_average_and_feedback_projects_again():
@@ -299,6 +300,27 @@ def test_a_plain_mean_without_debias_is_an_error_of_the_run(tmp_path, few_pictur
     config = recipe("adam", sma=SmaConfig(interval=1, alpha=0.0, debias=False))
     with pytest.raises(ConfigError, match="sma: alpha"):
         finish(config, few_pictures, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("interval", "start"), [(STEPS + 1, 0.0), (STEPS, 0.01), (3, 0.95)])
+def test_an_average_that_would_take_no_sample_is_an_error_of_the_run(
+    tmp_path, few_pictures, interval, start
+):
+    """What would be evaluated and frozen are the weights as they were at the start."""
+    config = recipe("adam", sma=SmaConfig(interval=interval, start=start))
+    with pytest.raises(ConfigError, match=rf"sma\.interval = {interval} .*no sample"):
+        finish(config, few_pictures, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_sample_is_enough_of_an_average():
+    model, state = new_run()
+    config = recipe("adam", sma=SmaConfig(interval=STEPS, start=0.0))
+    (sma,) = build_techniques(config, model, state.optimizer, pictures=3)
+    assert isinstance(sma, SMA)
+    for step in range(STEPS):
+        sma.after_step(step)
+    assert sma.samples == 1
 
 
 def test_a_run_is_not_resumed_with_other_techniques_or_another_model(tmp_path, few_pictures):

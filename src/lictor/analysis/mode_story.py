@@ -43,7 +43,8 @@ class Modes:
 class Snapshot:
     """A row: counts of weights, and, once there are modes, how well they hold.
 
-    `tracked` are values, `slope` and `offset` the lines that they have. `drift` has the 5, 25, 50,
+    `tracked` are values, `slope` and `offset` the lines that they have. `correlation` counts the
+    embedded weights too, which follow their references by construction. `drift` has the 5, 25, 50,
     75 and 95 % quantiles over the candidates of an event, and is empty elsewhere.
     """
 
@@ -128,7 +129,7 @@ def _floats(values: Any, count: int | None = None) -> tuple[float, ...]:
 def _modes(row: dict[str, Any]) -> Modes:
     count, tracked = len(row["references"]), len(row["tracked"])
     trajectories = np.array(row["trajectories"], dtype=np.float64)
-    if trajectories.ndim != 2 or len(trajectories) != tracked or not count:
+    if trajectories.ndim != 2 or not 1 <= count <= len(trajectories) == tracked:
         raise ValueError("trajectories do not fit")
     return Modes(
         step=int(row["step"]),
@@ -152,6 +153,7 @@ def _snapshot(row: dict[str, Any], modes: Modes | None) -> Snapshot:
     if modes is None or "correlation" not in row:
         return Snapshot(step, embedded, total, optimizer_bytes)
     tracked = len(modes.tracked)
+    inside = _floats(row["tracked_embedded"], tracked)
     return Snapshot(
         step,
         embedded,
@@ -162,7 +164,7 @@ def _snapshot(row: dict[str, Any], modes: Modes | None) -> Snapshot:
         tracked=_floats(row["tracked"], tracked),
         slope=_floats(row["slope"], tracked),
         offset=_floats(row["offset"], tracked),
-        tracked_embedded=tuple(bool(inside) for inside in row["tracked_embedded"]),
+        tracked_embedded=tuple(map(bool, inside)),
         drift=_floats(row.get("drift", ())),
     )
 

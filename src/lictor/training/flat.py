@@ -36,7 +36,8 @@ def edit_flat(t: Float[Tensor, "..."], edit: Callable[[Tensor], object]) -> None
 class FlatParameters:
     """The trainable parameters of a model, each once, but for those left out.
 
-    `offsets[k]` is where parameter `k` starts in the vector, `offsets[-1]` its length `n`.
+    `offsets[k]` is where parameter `k` starts in the vector, `offsets[-1]` its length `n`. Raises
+    `ConfigError` when nothing is left.
     """
 
     def __init__(self, model: nn.Module, exclude: Iterable[nn.Parameter] = ()):

@@ -70,7 +70,7 @@ class History:
             raise
 
     def append(self, weights: Float[Tensor, " n"]) -> None:
-        """Keep a snapshot."""
+        """Keep a snapshot; raises `DataError` when there is no room."""
         self._open()[self.count] = weights.float().numpy()
         self.count += 1
 

@@ -42,6 +42,11 @@ class ReleasedStates:
         optimizer.register_step_pre_hook(lambda *_: self._lend())
         optimizer.register_step_post_hook(lambda *_: self._take_back())
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes beside the optimizer's state: the free entries' values and their places."""
+        return sum(_bytes([smaller, places]) for _, smaller, places in self._free.values())
+
     def __contains__(self, p: nn.Parameter) -> bool:
         return id(p) in self._free
 

@@ -164,7 +164,7 @@ class STDET:
 
     def before_step(self, step: int) -> None:
         """Read the sensitivities, then silence the gradients of embedded weights."""
-        if self._uses_sensitivity and self.schedule.is_event(step // self.schedule.every):
+        if self._uses_sensitivity and self._event_within(step // self.schedule.every + 1):
             self._sensitivity.add()
         if self.modes is None:
             return
@@ -175,13 +175,19 @@ class STDET:
     def after_step(self, step: int) -> None:
         """Put embedded weights on their lines; take a snapshot if one is due.
 
-        When the step of a snapshot was skipped, the next that is not takes it.
+        When the step of a snapshot was skipped, the next that is not takes it, and its event.
+        Raises `ConfigError` when no modes can be found, `DataError` when the disk is full.
         """
         self.project()
         due = (step + 1) // self.schedule.every
         if self._taken < due <= self.schedule.snapshots:
+            event = self._event_within(due)
             self._taken = due
-            self._take_snapshot(due - 1, step + 1)
+            self._take_snapshot(step + 1, event=event)
+
+    def _event_within(self, due: int) -> bool:
+        """Return whether there is an event among the next snapshots, up to the `due`-th."""
+        return any(map(self.schedule.is_event, range(self._taken, due)))
 
     def project(self) -> None:
         """Put embedded weights on their lines, in the model."""
@@ -193,7 +199,7 @@ class STDET:
     def _value(self, p: nn.Parameter) -> Tensor:
         return self.sma.average(p) if self.sma is not None else p.detach()
 
-    def _take_snapshot(self, snapshot: int, step: int) -> None:
+    def _take_snapshot(self, step: int, *, event: bool) -> None:
         weights = self.parameters.gather(self._value).float()
         row: dict[str, Any] = {"kind": "snapshot", "step": step}
         if self.modes is None:
@@ -202,15 +208,19 @@ class STDET:
                 self.modes = self._find_modes(step)
         else:
             self.modes.stats.update(weights)
-            if self.schedule.is_event(snapshot):
+            if event:
                 row |= self._event(self.modes, weights)
         row |= {
             "embedded": self.embedded,
             "trainable": self.total - self.embedded,
             "total": self.total,
-            "optimizer_bytes": state_bytes(self._optimizer),
+            "optimizer_bytes": self._optimizer_bytes(),
         }
         self._record(row | ({} if self.modes is None else self.modes.measurements(weights)))
+
+    def _optimizer_bytes(self) -> int:
+        beside = self._released.size_bytes if self._released is not None else 0
+        return state_bytes(self._optimizer) + beside
 
     def _find_modes(self, step: int) -> ModeLines:
         choices = self.choices
@@ -303,6 +313,7 @@ class STDET:
         """Return everything that the rest of the run depends on."""
         return {
             "signature": self.parameters.signature(),
+            "every": self.schedule.every,
             "taken": self._taken,
             "history": self._history.state_dict(),
             "sensitivity": self._sensitivity.state_dict(),
@@ -312,11 +323,17 @@ class STDET:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a run; model and optimizer have been restored already.
 
-        Raises `CheckpointError` when it was another model's.
+        Raises `CheckpointError` when it was another model's, or took its snapshots at other steps.
         """
         if not isinstance(state, dict) or "signature" not in state:
             raise CheckpointError("stdet: the checkpoint holds no state of STDET")
         self.parameters.check(state["signature"])
+        every = state.get("every", self.schedule.every)  # the earliest checkpoints lack it
+        if every != self.schedule.every:
+            raise CheckpointError(
+                f"stdet: the run took a snapshot every {every} steps, now it would be "
+                f"{self.schedule.every}: with stdet.snapshot_epochs, use the same pictures"
+            )
         self._taken = state["taken"]
         self._history.load_state_dict(state["history"])
         self._sensitivity.load_state_dict(state["sensitivity"])

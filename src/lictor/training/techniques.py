@@ -27,7 +27,7 @@ def snapshot_interval(settings: StdetConfig, steps_per_epoch: float) -> int:
     if settings.snapshot_every and settings.snapshot_epochs:
         raise ConfigError("stdet.snapshot_every and stdet.snapshot_epochs: give one of them")
     if settings.snapshot_epochs:
-        return max(1, round(settings.snapshot_epochs * steps_per_epoch))
+        return max(1, round(min(settings.snapshot_epochs * steps_per_epoch, 2**63)))
     return settings.snapshot_every
 
 
@@ -49,12 +49,18 @@ def build_techniques(
     steps, averaged = config.train.steps, config.sma
     sma: SMA | None = None
     if averaged.interval:
+        start = math.ceil(averaged.start * steps)
+        if start + averaged.interval > steps:
+            raise ConfigError(
+                f"sma.interval = {averaged.interval} and sma.start = {averaged.start}: in {steps} "
+                "steps no sample would be taken, and weights as they were at the start evaluated"
+            )
         sma = SMA(
             model,
             interval=averaged.interval,
             alpha=averaged.alpha,
             feedback=averaged.feedback,
-            start=math.ceil(averaged.start * steps),
+            start=start,
             debias=averaged.debias,
         )
     every = snapshot_interval(config.stdet, pictures / config.train.batch_size)
