@@ -93,7 +93,7 @@ class StdetConfig:
     modes: int = 10
     """Modes to look for."""
     samples: int = 1000
-    """Weights whose trajectories are clustered."""
+    """Weights whose trajectories are clustered; memory and time grow with the square."""
     sensitivity: str = "grad2"
     """How the loss minds a weight being moved: grad2, gradabs, snip, delta_fisher."""
     selection: str = "both"

@@ -332,6 +332,8 @@ def run(
                 yield evaluate()
             if stop or state.step % settings.checkpoint_every == 0:
                 save_checkpoint(out / CHECKPOINT, config, model, state, hooks)
+            if last:  # by now modes have been found, and the checkpoint holds them
+                (out / TRAJECTORIES).unlink(missing_ok=True)
             if stop:
                 return
 
