@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from lictor.coding.stream import SymbolDecoder, SymbolEncoder
 from lictor.coding.tables import CdfTables, build_tables
+from lictor.evaluation.provenance import cpu_name
 
 NUM_SYMBOLS = 320 * 32 * 48
 SCALES = np.exp(np.linspace(math.log(0.11), math.log(256), 64))
@@ -118,13 +119,6 @@ def measure(name: str, coder: tuple[Callable, Callable], symbols, runs: int) -> 
         result[f"{verb}_best_msym_s"] = round(len(symbols) / min(took) / 1e6, 1)
         result[f"{verb}_median_msym_s"] = round(len(symbols) / statistics.median(took) / 1e6, 1)
     return result
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def main() -> None:

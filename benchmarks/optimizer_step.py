@@ -23,7 +23,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from typing import Any
 import torch
 
 from lictor.config import OptimConfig
+from lictor.evaluation.provenance import cpu_name, versions
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import build_model
 from lictor.optim import SOAP
@@ -152,7 +153,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         }
         for name, side in sides.items()
     ]
-    packages = ("torch", "lictor", "numpy", "pytorch_optimizer")
+    peers = {name: version(name) for name in ("pytorch_optimizer",) if find_spec(name)}
     return {
         "command": " ".join(["python", *sys.argv]),
         "config": {key: value for key, value in vars(args).items() if key not in ("json", "sides")},
@@ -163,23 +164,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "system": platform.platform(),
             "python": platform.python_version(),
         },
-        "versions": {name: version_of(name) for name in packages},
+        "versions": versions() | peers,
         "results": results,
     }
-
-
-def version_of(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def main() -> None:

@@ -275,6 +275,20 @@ def compare(arms: dict[str, dict[str, Any]], step_s: dict[str, float]) -> dict[s
     return {"best_adam": best, "target": target, "arms": rows}
 
 
+def is_done(path: Path) -> bool:
+    return path.exists() and bool(json.loads(path.read_text()).get("done"))
+
+
+def done_by_seed(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the records of what is done, by seed and by the name of their files."""
+    by_seed: dict[str, dict[str, dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*-seed*.json")):
+        if is_done(path):
+            name, _, seed = path.stem.rpartition("-seed")
+            by_seed.setdefault(seed, {})[name] = json.loads(path.read_text())
+    return by_seed
+
+
 def summarize(out: Path) -> dict[str, Any]:
     """Compare what is done so far and write summary.json and the plots."""
     summary: dict[str, Any] = {}
@@ -283,12 +297,10 @@ def summarize(out: Path) -> dict[str, Any]:
         if not calibration.exists():
             continue
         step_s = json.loads(calibration.read_text())
-        by_seed: dict[str, dict[str, Any]] = {}
-        for path in sorted(folder.glob("*-seed*.json")):
-            arm = json.loads(path.read_text())
-            if arm.get("done"):
-                name, _, seed = path.stem.rpartition("-seed")
-                by_seed.setdefault(seed, {})[name.replace("_", ":", 1)] = arm
+        by_seed = {
+            seed: {name.replace("_", ":", 1): arm for name, arm in arms.items()}
+            for seed, arms in done_by_seed(folder).items()
+        }
         seeds = {seed: compare(arms, step_s) for seed, arms in by_seed.items()}
         ratio = step_s["soap"] / step_s["adam"]
         summary[folder.name] = {"step_s": step_s, "step_ratio": ratio, "seeds": seeds}
@@ -354,15 +366,14 @@ def print_summary(summary: dict[str, Any]) -> None:
                 print(text)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(
+    parser: argparse.ArgumentParser, *, eval_every: int, calibration_rounds: int
+) -> None:
+    """Add the options that benchmarks of training share."""
     add: Callable[..., Any] = parser.add_argument
     add("pictures", type=Path, nargs="?", help="a folder of photographs")
     add("--out", type=Path, required=True, help="folder of the results")
     add("--networks", nargs="+", default=NETWORKS)
-    add("--arms", nargs="+", default=ARMS)
     add("--seeds", nargs="+", type=int, default=(0, 1))
     add("--n", type=int, default=48, help="hidden channels; 128 in the literature")
     add("--m", type=int, default=64, help="latent channels; 192 in the literature")
@@ -374,24 +385,37 @@ def main() -> None:
     add("--precision", default="bfloat16", choices=("float32", "bfloat16"))
     add("--held-out", type=int, default=16)
     add("--eval-side", type=int, default=256, help="pixels of each held-out picture's middle")
-    add("--eval-every", type=int, default=50)
-    add("--calibration-rounds", type=int, default=3)
+    add("--eval-every", type=int, default=eval_every)
+    add("--calibration-rounds", type=int, default=calibration_rounds)
     add("--threads", type=int, default=1)
     add("--summary", action="store_true", help="compare what is done, train nothing")
+
+
+def open_pictures(
+    parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> tuple[ImageFolder, ImageFolder]:
+    """Return the pictures to train on and those held out."""
+    if args.pictures is None:
+        parser.error("a folder of pictures is needed to train")
+    return open_image_folder(args.pictures, cache_bytes=2**32).split(args.held_out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--arms", nargs="+", default=ARMS)
+    add_options(parser, eval_every=50, calibration_rounds=3)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if not args.summary:
-        if args.pictures is None:
-            parser.error("a folder of pictures is needed to train")
-        training, held_out = open_image_folder(args.pictures, cache_bytes=2**32).split(
-            args.held_out
-        )
+        training, held_out = open_pictures(parser, args)
         for seed, arm, network in itertools.product(args.seeds, args.arms, args.networks):
             config = arm_config(args, network, arm, seed)
             folder = args.out / network
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{arm.replace(':', '_')}-seed{seed}.json"
-            if path.exists() and json.loads(path.read_text()).get("done"):
+            if is_done(path):
                 continue
             calibrate(args, network, training, folder / "calibration.json", args.arms)
             run_arm(config, training, held_out, path, args)

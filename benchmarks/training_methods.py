@@ -32,15 +32,24 @@ import torch
 
 from lictor.codec import Codec
 from lictor.config import RunConfig, config_from_dict, config_to_dict
-from lictor.data import ImageFolder, open_image_folder
+from lictor.data import ImageFolder
 from lictor.files import write_file
 from lictor.training.checkpoint import read_checkpoint, restore, save_checkpoint
 from lictor.training.hooks import TrainHook, evaluation_weights
 from lictor.training.loop import train
 from lictor.training.techniques import build_techniques
-from time_to_target import arm_config, calibrate, description, evaluate, new_run
+from time_to_target import (
+    add_options,
+    arm_config,
+    calibrate,
+    description,
+    done_by_seed,
+    evaluate,
+    is_done,
+    new_run,
+    open_pictures,
+)
 
-NETWORKS = ("mbt2018-mean", "checkerboard")
 # run -> (optimizer arm of time_to_target, STDET, SMA)
 RUNS: dict[str, tuple[str, bool, bool]] = {
     "adam+sma": ("adam:1e-3", False, True),
@@ -127,6 +136,8 @@ def train_run(
     if checkpoint.exists() and path.exists():
         restore(read_checkpoint(checkpoint), checkpoint, model, state, hooks)
         record = json.loads(path.read_text())
+        for key in ("rows", "modes"):  # the record is written before the checkpoint
+            record[key] = [row for row in record[key] if row["step"] <= state.step]
     else:
         record |= description(config, args)
     bare = [timed.hook for timed in hooks]
@@ -147,10 +158,10 @@ def train_run(
             rows.clear()
             record["hooks_s"] = sum(timed.seconds for timed in hooks)
             record["hooks_share"] = overhead(record)
-            record["done"] = last
             write_file(path, (json.dumps(record) + "\n").encode())
             save_checkpoint(checkpoint, config, model, state, hooks)
-            text = {k: round(row[k]["loss"], 4) for k in ("trained", "averaged") if k in row}
+            latest = record["rows"][-1] if record["rows"] else {}
+            text = {k: round(v["loss"], 4) for k, v in latest.items() if isinstance(v, dict)}
             print(f"{path.parent.name}/{path.stem} step {state.step} {text}", flush=True)
         cpu = time.process_time()
     notes = {"steps": state.step, "recipe": config_to_dict(config)}
@@ -158,7 +169,8 @@ def train_run(
     with evaluation_weights(bare):
         if config.sma.interval:
             Codec.freeze(model, notes=notes).save(path.with_suffix(".averaged.lcodec"))
-    checkpoint.unlink()
+    write_file(path, (json.dumps(record | {"done": True}) + "\n").encode())
+    checkpoint.unlink(missing_ok=True)
 
 
 def curves_of(run: str, record: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -230,12 +242,7 @@ def summarize(out: Path) -> dict[str, Any]:
         if not calibration.exists():
             continue
         step_s = json.loads(calibration.read_text())
-        seeds: dict[str, dict[str, Any]] = {}
-        for path in sorted(folder.glob("*-seed*.json")):
-            record = json.loads(path.read_text())
-            if record.get("done"):
-                run, _, seed = path.stem.rpartition("-seed")
-                seeds.setdefault(seed, {})[run] = record
+        seeds = done_by_seed(folder)
         summary[folder.name] = {
             "step_s": step_s,
             "seeds": {seed: compare(records, step_s) for seed, records in seeds.items()},
@@ -303,9 +310,6 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add: Callable[..., Any] = parser.add_argument
-    add("pictures", type=Path, nargs="?", help="a folder of photographs")
-    add("--out", type=Path, required=True, help="folder of the results")
-    add("--networks", nargs="+", default=NETWORKS)
     add(
         "--runs",
         nargs="+",
@@ -313,44 +317,26 @@ def main() -> None:
         help="a run of RUNS, then changes: share=0.1,sma.alpha=0.2",
     )
     add("--ablations", action="store_true", help="run those in place of --runs")
-    add("--seeds", nargs="+", type=int, default=(0, 1))
-    add("--n", type=int, default=48, help="hidden channels; 128 in the literature")
-    add("--m", type=int, default=64, help="latent channels; 192 in the literature")
-    add("--depth", type=int, default=1, help="of checkerboard")
-    add("--steps", type=int, default=2000)
-    add("--batch", type=int, default=8)
-    add("--crop", type=int, default=128)
-    add("--lmbda", type=float, default=0.0067)
     add("--lr", type=float, default=0.0, help="in place of each optimizer's own")
-    add("--precision", default="bfloat16", choices=("float32", "bfloat16"))
     add("--interval", type=int, default=5, help="steps between samples of the average")
     add("--alpha", type=float, default=0.1, help="weight of a sample")
     add("--start", type=float, default=0.01, help="share of the steps that are not averaged")
     add("--snapshot-every", type=int, default=0, help="default: 70 snapshots in the run")
     add("--share", type=float, default=0.05, help="share of the weights that an event embeds")
     add("--cap", type=float, default=0.5, help="of the share that is embedded in the end")
-    add("--held-out", type=int, default=16)
-    add("--eval-side", type=int, default=256, help="pixels of each held-out picture's middle")
-    add("--eval-every", type=int, default=25)
     add("--checkpoint-every", type=int, default=200)
-    add("--calibration-rounds", type=int, default=1)
-    add("--threads", type=int, default=1)
-    add("--summary", action="store_true", help="compare what is done, train nothing")
+    add_options(parser, eval_every=25, calibration_rounds=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if not args.summary:
-        if args.pictures is None:
-            parser.error("a folder of pictures is needed to train")
-        training, held_out = open_image_folder(args.pictures, cache_bytes=2**32).split(
-            args.held_out
-        )
+        training, held_out = open_pictures(parser, args)
         runs = ABLATIONS if args.ablations else args.runs
         for seed, run, network in itertools.product(args.seeds, runs, args.networks):
             config = run_config(args, network, run, seed)
             folder = args.out / network
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{run}-seed{seed}.json"
-            if path.exists() and json.loads(path.read_text()).get("done"):
+            if is_done(path):
                 continue
             calibrate(args, network, training, folder / "calibration.json")
             train_run(config, training, held_out, path, args)

@@ -262,7 +262,7 @@ def test_a_divided_chained_step_is_as_stable_as_the_members(seed, size):
     generator = np.random.default_rng(seed)
     mode = random_mode(generator, size)
     largest_step = 1.999 / mode.curvatures.max()
-    ChainGradient(mode).check(largest_step / mode.divisor)
+    assert np.isfinite(v_embedded(largest_step / mode.divisor, ChainGradient(mode))).all()
 
 
 def random_mode(generator: np.random.Generator, size: int) -> Mode:

@@ -20,6 +20,8 @@ from lictor.config import (
     StdetConfig,
     TrainConfig,
     config_from_dict,
+    config_to_dict,
+    load_recipe,
 )
 from lictor.data import ImageFolder
 from lictor.errors import CheckpointError, ConfigError, DataError
@@ -39,8 +41,9 @@ from lictor.training.run import (
     load_run,
     run,
 )
+from lictor.training.selection import Schedule
 from lictor.training.sma import SMA
-from lictor.training.stdet import STDET
+from lictor.training.stdet import STDET, Choices
 from lictor.training.techniques import build_techniques, snapshot_interval
 
 from training_fixtures import Poison, facts, identical, new_run  # isort: skip
@@ -84,6 +87,31 @@ def finish(config: RunConfig, data: Path, out: Path, **options) -> list:
 
 def story(out: Path, name: str = MODES) -> list[dict]:
     return [json.loads(line) for line in (out / name).read_text().splitlines()]
+
+
+def test_recipes_and_classes_have_the_same_defaults():
+    """They are written twice, since classes never see a recipe; they must not drift apart."""
+    told = dataclasses.asdict(StdetConfig())
+    for cls in (Schedule, Choices):
+        for field in dataclasses.fields(cls):
+            if field.name in told:
+                assert field.default == told[field.name], field.name
+
+
+def test_the_recipes_of_training_differ_in_how_they_train_alone():
+    folder = Path(__file__).parents[2] / "recipes" / "training"
+    recipes = {path.stem: config_to_dict(load_recipe(path)) for path in folder.glob("*.toml")}
+    for name, tree in recipes.items():
+        optimizer, *techniques = name.split("+")
+        assert tree["optim"]["name"] == optimizer
+        assert bool(tree["stdet"]["snapshot_every"]) == ("stdet" in techniques)
+        assert bool(tree["sma"]["interval"]) == ("sma" in techniques)
+    same = [
+        {key: table for key, table in tree.items() if key not in ("optim", "stdet", "sma")}
+        for tree in recipes.values()
+    ]
+    assert len(recipes) == 7
+    assert all(tree == same[0] for tree in same)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Charts of conflict scores: over the steps of training, and layer by layer."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,18 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from lictor.analysis.chart_file import save_chart
 from lictor.analysis.conflict import SCORES, ConflictRun, notes
-from lictor.files import atomic_file
 
 # Scores whose layers are drawn: those that say what the optimizer makes of the gradients.
 LAYER_SCORES = ("intra_pre", "inter_pre")
-_LOOKS: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "grid.linewidth": 0.4,
-    "grid.color": "#e2e2e2",
+_LOOKS = {
     "legend.fontsize": 8,
     "text.parse_math": False,  # a dollar in a name is a dollar
 }
@@ -45,7 +38,7 @@ def save_score_chart(path: Path, runs: Sequence[ConflictRun], *, window: int = 5
     Faint points are the probes themselves. A line is their mean over `window` of them, drawn only
     where all of these exist. Below 0, where gradients are in conflict, the ground is shaded.
     """
-    _save(path, lambda: _score_figure(runs, window))
+    save_chart(path, lambda: _score_figure(runs, window), _LOOKS)
 
 
 def save_layer_chart(path: Path, runs: Sequence[ConflictRun]) -> None:
@@ -53,15 +46,7 @@ def save_layer_chart(path: Path, runs: Sequence[ConflictRun]) -> None:
 
     A row is a shared parameter, in the network's order; red is conflict, grey is unknown.
     """
-    _save(path, lambda: _layer_figure(runs))
-
-
-def _save(path: Path, draw: Any) -> None:
-    import matplotlib as mpl
-
-    with warnings.catch_warnings(), mpl.rc_context(_LOOKS), atomic_file(path) as file:
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for the letter
-        draw().savefig(file, format="png", dpi=160)
+    save_chart(path, lambda: _layer_figure(runs), _LOOKS)
 
 
 def _colours(count: int) -> list[Any]:

@@ -1,50 +1,34 @@
 """Charts of a run under STDET: what is embedded, how well modes hold, and trajectories."""
 
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lictor.analysis.chart_file import save_chart
 from lictor.analysis.mode_story import Modes, ModeStory, tracked_over_time
-from lictor.files import atomic_file
 
-_LOOKS: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.linewidth": 0.6,
-    "axes.axisbelow": True,
+_LOOKS = {
     "axes.grid": True,
-    "grid.linewidth": 0.4,
-    "grid.color": "#e2e2e2",
-    "legend.frameon": False,
-    "text.parse_math": False,
+    "text.parse_math": False,  # a dollar in a name is a dollar
 }
 _MAX_LABELS = 50
 
 
 def save_run_chart(path: Path, story: ModeStory) -> None:
     """Draw embedded share, optimizer memory, correlations, drift and step time to a PNG file."""
-    _save(path, lambda: _run_figure(story))
+    save_chart(path, lambda: _run_figure(story), _LOOKS)
 
 
 def save_layer_chart(path: Path, story: ModeStory) -> None:
     """Draw the embedded share of each parameter over the steps as a heat map, to a PNG file."""
-    _save(path, lambda: _layer_figure(story))
+    save_chart(path, lambda: _layer_figure(story), _LOOKS)
 
 
 def save_trajectory_chart(path: Path, story: ModeStory) -> None:
     """Draw tracked weights and their reconstruction from the reference, to a PNG file."""
-    _save(path, lambda: _trajectory_figure(story))
-
-
-def _save(path: Path, draw: Any) -> None:
-    import matplotlib as mpl
-
-    with warnings.catch_warnings(), mpl.rc_context(_LOOKS), atomic_file(path) as file:
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        draw().savefig(file, format="png", dpi=160)
+    save_chart(path, lambda: _trajectory_figure(story), _LOOKS)
 
 
 def _run_figure(story: ModeStory) -> Any:

@@ -1,12 +1,12 @@
 """Charts of the noisy quadratic model: lines are closed forms, dots are simulations."""
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lictor.analysis.chart_file import save_chart
 from lictor.analysis.nqm import (
     Averaging,
     Quadratic,
@@ -20,18 +20,8 @@ from lictor.analysis.nqm import (
     v_sgd,
 )
 from lictor.analysis.nqm_tables import SIMULATED, Cell, Settings, Table, start_of, steps_per_decade
-from lictor.files import atomic_file
 
-_LOOKS: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.linewidth": 0.4,
-    "grid.color": "#e2e2e2",
-    "legend.frameon": False,
-}
+_LOOKS = {"font.size": 9, "axes.titlesize": 9, "axes.grid": True}
 _FORMS = {"feedback": ratio_feedback, "no feedback": ratio_no_feedback}
 _TITLES = {
     "feedback": "with feedback (Lookahead)",
@@ -49,35 +39,27 @@ _FOOT = "lines: closed form; dots: simulation"
 
 def save_alpha_chart(path: Path, settings: Settings, ratios: Table) -> None:
     """Draw the variance ratio over alpha, one line an interval, both forms, to a PNG file."""
-    _save(path, lambda: _alpha_figure(settings, ratios))
+    save_chart(path, lambda: _alpha_figure(settings, ratios), _LOOKS)
 
 
 def save_interval_chart(path: Path, settings: Settings, ratios: Table) -> None:
     """Draw the variance ratio over the interval, one line an alpha, both forms, to a PNG file."""
-    _save(path, lambda: _interval_figure(settings, ratios))
+    save_chart(path, lambda: _interval_figure(settings, ratios), _LOOKS)
 
 
 def save_risk_chart(path: Path, settings: Settings, curves: Table) -> None:
     """Draw the excess risk of the spectrum over the steps, one panel a gamma, to a PNG file."""
-    _save(path, lambda: _risk_figure(settings, curves))
+    save_chart(path, lambda: _risk_figure(settings, curves), _LOOKS)
 
 
 def save_speed_chart(path: Path, settings: Settings) -> None:
     """Draw steady risk over slowness, for one coordinate and for the spectrum, to a PNG file."""
-    _save(path, lambda: _speed_figure(settings))
+    save_chart(path, lambda: _speed_figure(settings), _LOOKS)
 
 
 def save_mode_chart(path: Path, settings: Settings, modes: Table) -> None:
     """Draw the variance of an embedded coordinate over the size of its mode, to a PNG file."""
-    _save(path, lambda: _mode_figure(settings, modes))
-
-
-def _save(path: Path, draw: Callable[[], Any]) -> None:
-    import matplotlib as mpl
-
-    with warnings.catch_warnings(), mpl.rc_context(_LOOKS), atomic_file(path) as file:
-        warnings.filterwarnings("ignore", "Attempt to set non-positive")
-        draw().savefig(file, format="png", dpi=160)
+    save_chart(path, lambda: _mode_figure(settings, modes), _LOOKS)
 
 
 def _colours(count: int) -> list[Any]:

@@ -328,7 +328,7 @@ class STDET:
         if not isinstance(state, dict) or "signature" not in state:
             raise CheckpointError("stdet: the checkpoint holds no state of STDET")
         self.parameters.check(state["signature"])
-        every = state.get("every", self.schedule.every)  # the earliest checkpoints lack it
+        every = state["every"]
         if every != self.schedule.every:
             raise CheckpointError(
                 f"stdet: the run took a snapshot every {every} steps, now it would be "
