@@ -9,7 +9,9 @@ import torch
 from conftest import photo, photo_tensor, tiny_model
 from lictor.analysis.outliers import (
     METRICS,
+    CodecReport,
     Outliers,
+    TensorReport,
     channel_kurtosis,
     codec_outliers,
     element_kurtosis,
@@ -19,6 +21,7 @@ from lictor.analysis.outliers import (
     share_beyond,
     sqnr,
 )
+from lictor.analysis.outliers_chart import tensors_in_order
 from lictor.codec import Codec
 from lictor.errors import DataError
 from lictor.models.zoo import MODELS
@@ -202,3 +205,18 @@ def test_without_pictures_there_is_nothing_to_measure():
 
 def test_all_measures_are_there():
     assert set(METRICS) == set(Outliers.__dataclass_fields__)
+
+
+def test_the_chart_keeps_the_tensors_of_a_network_together():
+    """Whatever codecs are compared, and though their layers have different names."""
+
+    measures = Outliers(*[1.0] * len(METRICS))
+
+    def report(*names: str) -> CodecReport:
+        tensors = tuple(TensorReport(n, n.split(".")[0], 1, measures) for n in names)
+        return CodecReport("it", tensors, {}, 1)
+
+    names = tensors_in_order(
+        [report("y", "g_a.body.0", "g_s.0", "h_a.0"), report("y", "g_a.0", "g_s.0", "g_s.6")]
+    )
+    assert names == ["y", "g_a.body.0", "g_a.0", "g_s.0", "g_s.6", "h_a.0"]
