@@ -21,7 +21,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from lictor.coders import DecodeCoder, EncodeCoder
+from lictor.coders import AuditCoder, DecodeCoder, EncodeCoder
 from lictor.coding.container import HEADER_BYTES, MAX_PIXELS, VERSION, Container
 from lictor.coding.stream import choose_lanes, expected_overhead_bytes
 from lictor.coding.tables import CdfTables
@@ -35,7 +35,7 @@ from lictor.errors import (
     ModelMismatchError,
 )
 from lictor.files import write_file
-from lictor.models.base import AbstractCodecModel
+from lictor.models.base import AbstractCodecModel, Latents
 from lictor.models.zoo import MODELS, build_model
 from lictor.ops import crop, pad_to_multiple
 from lictor.ptq.storage import exact_names, loaded_state, quantization_entry, rebuild, stored_state
@@ -59,6 +59,15 @@ class ImageCodec(Protocol):
 
     def decode(self, data: bytes) -> UInt8[np.ndarray, "h w c"]:
         """Restore the picture that `encode` compressed."""
+        ...
+
+
+@runtime_checkable
+class RateEstimate(Protocol):
+    """A codec that can tell what its model thinks a file costs."""
+
+    def estimate_bytes(self, data: bytes) -> float:
+        """Return the size that the model's rate predicts for a whole file made by this codec."""
         ...
 
 
@@ -214,25 +223,44 @@ class Codec:
 
     def encode_verbose(self, image: UInt8[np.ndarray, "h w c"]) -> Encoded:
         """Compress a picture and tell what decoding will give and what the size should be."""
-        data, x_hat, symbol_crc = self._encode(image)
-        with torch.inference_mode(), _own_torch_state():
-            bits = float(self._model(image_to_tensor(image)).total_bits)
-        payload = bits / 8
-        estimated = payload + expected_overhead_bytes(choose_lanes(int(payload))) + HEADER_BYTES
-        reconstruction = tensor_to_image(x_hat, channels=image.shape[2])
-        return Encoded(data, reconstruction, symbol_crc, estimated)
+        data, quantized, symbol_crc = self._encode(image)
+        reconstruction = self._picture(quantized, *image.shape)
+        return Encoded(data, reconstruction, symbol_crc, self.estimate_bytes(data))
 
     @torch.inference_mode()
-    def _encode(self, image: UInt8[np.ndarray, "h w c"]) -> tuple[bytes, Tensor, int]:
+    def estimate_bytes(self, data: bytes | bytearray | memoryview) -> float:
+        """Return the size that the model's rate predicts for a whole file made by this codec.
+
+        It reads the symbols again and runs the entropy networks, but neither transform. Raises a
+        `BitstreamError` as `decode` does.
+        """
+        file = self._open(data, MAX_PIXELS)
+        coder = AuditCoder(file.payload, self._tables)
+        self._read(coder, file)
+        payload = float(torch.stack(list(coder.bits.values())).sum()) / 8
+        return payload + expected_overhead_bytes(choose_lanes(int(payload))) + HEADER_BYTES
+
+    @torch.inference_mode()
+    def _encode(self, image: UInt8[np.ndarray, "h w c"]) -> tuple[bytes, Latents, int]:
         _check_image(image)
         height, width, channels = image.shape
         coder = EncodeCoder(self._tables)
         with _own_torch_state():
             x = pad_to_multiple(image_to_tensor(image), self._model.stride)
-            x_hat = self._run(coder, x, height, width)
+            x = x.contiguous(memory_format=torch.channels_last)
+            shape = self._model.padded_shape(1, height, width)
+            quantized = self._model.code(coder, self._model.analyse(x), shape)
         payload, symbol_crc = coder.finish()
         file = Container(self.fingerprint, width, height, channels, payload, symbol_crc)
-        return file.to_bytes(), x_hat, symbol_crc
+        return file.to_bytes(), quantized, symbol_crc
+
+    @torch.inference_mode()
+    def _picture(
+        self, quantized: Latents, height: int, width: int, channels: int
+    ) -> UInt8[np.ndarray, "h w c"]:
+        with _own_torch_state():
+            x_hat = crop(self._model.synthesise(quantized), height, width)
+        return tensor_to_image(x_hat, channels=channels)
 
     @torch.inference_mode()
     def decode(
@@ -243,6 +271,11 @@ class Codec:
         Raises a `BitstreamError`: `ModelMismatchError` for another codec's file, `DesyncError` when
         this machine computes other probabilities than the encoder's did, else what is damaged.
         """
+        file = self._open(data, max_pixels)
+        quantized = self._read(DecodeCoder(file.payload, self._tables), file)
+        return self._picture(quantized, file.height, file.width, file.channels)
+
+    def _open(self, data: bytes | bytearray | memoryview, max_pixels: int) -> Container:
         _check_bytes(data)
         file = Container.from_bytes(bytes(data), max_pixels=max_pixels)
         if file.fingerprint != self.fingerprint:
@@ -250,23 +283,19 @@ class Codec:
                 f"made by the codec {file.fingerprint.hex()}, but this codec is "
                 f"{self.fingerprint.hex()}; pass the .lcodec file it was made with"
             )
-        coder = DecodeCoder(file.payload, self._tables)
+        return file
+
+    def _read(self, coder: DecodeCoder | AuditCoder, file: Container) -> Latents:
+        """Decode the quantized latents, checked against the encoder's before they are used."""
         with _own_torch_state():
-            x_hat = self._run(coder, None, file.height, file.width)
+            shape = self._model.padded_shape(1, file.height, file.width)
+            quantized = self._model.code(coder, None, shape)
         if coder.finish() != file.symbol_crc:
             raise DesyncError(
                 "the decoded symbols differ from the encoder's: this machine computes other "
                 "probabilities; decode with the version and kind of machine that encoded"
             )
-        return tensor_to_image(x_hat, channels=file.channels)
-
-    def _run(
-        self, coder: EncodeCoder | DecodeCoder, x: Tensor | None, height: int, width: int
-    ) -> Tensor:
-        shape = self._model.padded_shape(1, height, width)
-        if x is not None:
-            x = x.contiguous(memory_format=torch.channels_last)
-        return crop(self._model.code(coder, x, shape), height, width)
+        return quantized
 
     def save(self, path: Path | str) -> None:
         """Write the codec to one safetensors file; raises `DataError` if it cannot."""

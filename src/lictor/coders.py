@@ -129,6 +129,38 @@ class EncodeCoder:
         return payload, self._encoder.symbol_crc
 
 
+class AuditCoder:
+    """Reads the symbols of a payload as a `DecodeCoder` does, and charges the rate of each.
+
+    It tells what the model thinks a file costs without the picture that the file was made from.
+    """
+
+    def __init__(self, payload: bytes, tables: Mapping[str, CdfTables]):
+        self._decoder, self._rate = DecodeCoder(payload, tables), RateCoder()
+
+    @property
+    def bits(self) -> dict[str, Tensor]:
+        """The bits of each latent, as in `RateCoder`."""
+        return self._rate.bits
+
+    def code(
+        self,
+        name: str,
+        latent: Float[Tensor, "b c h w"] | None,
+        prior: AbstractPrior,
+        *params: Tensor,
+        shape: Shape,
+    ) -> Float[Tensor, "b c h w"]:
+        """Get the symbols of a latent and add their cost to `bits[name]`."""
+        quantized = self._decoder.code(name, latent, prior, *params, shape=shape)
+        self._rate.code(name, quantized, prior, *params, shape=shape)
+        return quantized
+
+    def finish(self) -> int:
+        """Check that the payload is used up and return the checksum of all symbols."""
+        return self._decoder.finish()
+
+
 class DecodeCoder:
     """Reads the symbols that an `EncodeCoder` wrote."""
 

@@ -147,13 +147,13 @@ def test_decoding_gives_the_encoders_symbols_and_picture_to_the_bit(name, batch)
         for count in (1, 2):
             with threads(count):
                 encoder = EncodeCoder(tables)
-                seen = model.code(encoder, x, shape)
+                seen = model.synthesise(model.code(encoder, model.analyse(x), shape))
                 payload, crc = encoder.finish()
                 evaluated = model(x).x_hat
             for other in (1, 2):
                 with threads(other):
                     decoder = DecodeCoder(payload, tables)
-                    decoded[other] = model.code(decoder, None, shape)
+                    decoded[other] = model.synthesise(model.code(decoder, None, shape))
                     # Whatever the number of threads, the symbols are the same ...
                     assert decoder.finish() == crc
                 # ... and the picture is, up to the order in which float32 sums are taken.
@@ -171,10 +171,11 @@ def test_the_memory_layout_of_the_picture_does_not_reach_the_decoder(name):
     with torch.inference_mode():
         for memory_format in (torch.contiguous_format, torch.channels_last):
             encoder = EncodeCoder(tables)
-            seen = model.code(encoder, x.contiguous(memory_format=memory_format), shape)
+            latents = model.analyse(x.contiguous(memory_format=memory_format))
+            seen = model.synthesise(model.code(encoder, latents, shape))
             payload, crc = encoder.finish()
             decoder = DecodeCoder(payload, tables)
-            decoded = model.code(decoder, None, shape)
+            decoded = model.synthesise(model.code(decoder, None, shape))
             assert decoder.finish() == crc
             assert torch.equal(decoded, seen)
             assert decoded.stride() == seen.stride()
@@ -208,7 +209,7 @@ def test_every_truncation_and_most_flips_of_a_payload_are_noticed(name):
     rng = np.random.default_rng(0)
     with torch.inference_mode():
         encoder = EncodeCoder(tables)
-        model.code(encoder, photo_tensor(1, 64, 64), shape)
+        model.code(encoder, model.analyse(photo_tensor(1, 64, 64)), shape)
         payload, crc = encoder.finish()
         for _ in range(8):
             flipped = bytearray(payload)
@@ -229,7 +230,7 @@ def test_an_overflowing_model_is_a_data_error_that_names_the_latent(name):
     encoder = EncodeCoder(tables_of(model))
     x = torch.full((1, 3, 64, 64), float("inf"))
     with pytest.raises(DataError, match=r"latent . is not finite"), torch.inference_mode():
-        model.code(encoder, x, model.padded_shape(1, 64, 64))
+        model.code(encoder, model.analyse(x), model.padded_shape(1, 64, 64))
 
 
 @EVERY
@@ -282,7 +283,8 @@ def test_the_rate_that_training_sees_is_the_size_of_the_payload(name):
     coder = SampleCoder(model)
     assert isinstance(coder, LatentCoder)
     with torch.inference_mode():
-        model.code(coder, torch.rand(1, 3, 384, 512), model.padded_shape(1, 384, 512))
+        latents = model.analyse(torch.rand(1, 3, 384, 512))
+        model.code(coder, latents, model.padded_shape(1, 384, 512))
     bits = float(torch.stack(list(coder.rate.bits.values())).sum())
     payload, _ = coder.encoder.finish()
     overhead = overhead_bytes(choose_lanes(len(payload)))
@@ -299,6 +301,7 @@ def test_noise_charges_latents_that_follow_their_prior_no_less_than_rounding(nam
     model.freeze()
     coder = SampleCoder(model)
     with torch.inference_mode():
-        model.code(coder, torch.rand(1, 3, 256, 256), model.padded_shape(1, 256, 256))
+        latents = model.analyse(torch.rand(1, 3, 256, 256))
+        model.code(coder, latents, model.padded_shape(1, 256, 256))
     noisy, hard = float(coder.noisy.bits["y"]), float(coder.rate.bits["y"])
     assert noisy > (1.5 if make is tiny_model else 0.995) * hard

@@ -254,7 +254,8 @@ def codec_outliers(name: str, codec: Codec, pictures: Sequence[NDArray[np.uint8]
         x = pad_to_multiple(image_to_tensor(image), model.stride)
         x = x.contiguous(memory_format=torch.channels_last)
         with _measuring(layers, add):
-            model.code(recorder, x, model.padded_shape(1, *image.shape[:2]))
+            shape = model.padded_shape(1, *image.shape[:2])
+            model.synthesise(model.code(recorder, model.analyse(x), shape))
         for latent, parts in recorder.latents.items():
             add(latent, torch.cat(parts))
         for latent, count in recorder.escapes.items():

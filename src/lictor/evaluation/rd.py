@@ -7,7 +7,7 @@ import time
 import numpy as np
 from jaxtyping import UInt8
 
-from lictor.codec import Codec, ImageCodec
+from lictor.codec import ImageCodec, RateEstimate
 from lictor.errors import LictorError
 from lictor.evaluation.curve import ImageResult
 from lictor.evaluation.perceptual import Lpips
@@ -48,9 +48,7 @@ def evaluate_image(
             f"{codec.name}: {name} of {width}x{height} came back as "
             f"{decoded.shape[1]}x{decoded.shape[0]}"
         )
-    estimated = math.nan
-    if isinstance(codec, Codec):
-        estimated = codec.encode_verbose(image).estimated_bytes
+    estimated = codec.estimate_bytes(data) if isinstance(codec, RateEstimate) else math.nan
     original, restored = _same_channels(image, decoded)
     error, error_y = mse(original, restored), mse(luma(original), luma(restored))
     result = ImageResult(

@@ -14,6 +14,9 @@ from lictor.ops import crop, pad_to_multiple
 from lictor.priors.base import AbstractPrior
 from lictor.surrogates import Surrogate
 
+# The latents of a batch by name, such as "y" and "z": before quantization or after it.
+Latents = Mapping[str, Float[Tensor, "b _ _ _"]]
+
 
 @dataclass(frozen=True)
 class Output:
@@ -35,7 +38,8 @@ class AbstractCodecModel(nn.Module, ABC):
     """A learned image codec while it learns.
 
     A concrete model states `stride` (image sides are padded to a multiple of it), its `priors`, and
-    the data path in `code`. It never pads, crops or sums bits itself.
+    the data path in three parts: `analyse`, `code`, `synthesise`. An encoder needs the first two, a
+    decoder the last two. A model never pads, crops or sums bits itself.
     """
 
     name: str
@@ -53,10 +57,19 @@ class AbstractCodecModel(nn.Module, ABC):
         """Return the prior of each latent, by the latent's name."""
 
     @abstractmethod
-    def code(
-        self, coder: LatentCoder, x: Float[Tensor, "b c hp wp"] | None, shape: Shape
-    ) -> Float[Tensor, "b c hp wp"]:
-        """Take an image of the given shape (None when decoding) through the codec."""
+    def analyse(self, x: Float[Tensor, "b c hp wp"]) -> Latents:
+        """Return the latents of a padded image, before quantization."""
+
+    @abstractmethod
+    def code(self, coder: LatentCoder, latents: Latents | None, shape: Shape) -> Latents:
+        """Hand the latents (None when decoding) of a padded image of the given shape to a coder.
+
+        Returns the quantized latents, the same for every coder.
+        """
+
+    @abstractmethod
+    def synthesise(self, quantized: Latents) -> Float[Tensor, "b c hp wp"]:
+        """Return the padded image that quantized latents stand for, not clamped."""
 
     def padded_shape(self, batch: int, height: int, width: int) -> Shape:
         """Return the shape that an image of the given size has after padding."""
@@ -81,7 +94,8 @@ class AbstractCodecModel(nn.Module, ABC):
         height, width = x.shape[-2:]
         coder = RateCoder(surrogate, generator)
         padded = pad_to_multiple(x, self.stride).contiguous(memory_format=torch.channels_last)
-        x_hat = self.code(coder, padded, self.padded_shape(x.shape[0], height, width))
+        shape = self.padded_shape(x.shape[0], height, width)
+        x_hat = self.synthesise(self.code(coder, self.analyse(padded), shape))
         return Output(crop(x_hat, height, width), dict(coder.bits))
 
     def freeze(self) -> None:

@@ -11,7 +11,7 @@ from lictor.layers.blocks import ResidualBlock, conv1x1, conv3x3, damped, downsa
 from lictor.layers.checkerboard import checkerboard_join, checkerboard_split
 from lictor.layers.entropy_network import EntropyNetwork
 from lictor.layers.shortcut import LinearAnalysis, LinearSynthesis
-from lictor.models.base import AbstractCodecModel, latent_shape
+from lictor.models.base import AbstractCodecModel, Latents, latent_shape
 from lictor.priors.base import AbstractPrior
 from lictor.priors.conditional import GaussianPrior
 from lictor.priors.factorized import FactorizedPrior
@@ -97,15 +97,17 @@ class CheckerboardModel(AbstractCodecModel):
         """Return the priors of z and y."""
         return {"z": self.prior_z, "y": self.prior_y}
 
-    def code(
-        self, coder: LatentCoder, x: Float[Tensor, "b c hp wp"] | None, shape: Shape
-    ) -> Float[Tensor, "b c hp wp"]:
-        """Follow the block diagram."""
+    def analyse(self, x: Float[Tensor, "b c hp wp"]) -> Latents:
+        """Run g_a and h_a."""
+        y = self.g_a(x)
+        return {"z": self.h_a(y), "y": y}
+
+    def code(self, coder: LatentCoder, latents: Latents | None, shape: Shape) -> Latents:
+        """Quantize and code z, then one half of y, then the other half knowing the first."""
         batch, channels, height, width = latent_shape(shape, self.m, 16)
         half = (batch, channels, height, width // 2)
-        y = None if x is None else self.g_a(x)
-        z = None if y is None else self.h_a(y)
-        y_even, y_odd = (None, None) if y is None else checkerboard_split(y)
+        z = None if latents is None else latents["z"]
+        y_even, y_odd = (None, None) if latents is None else checkerboard_split(latents["y"])
 
         z_hat = coder.code("z", z, self.prior_z, shape=latent_shape(shape, self.n // 2, 64))
         features_even, features_odd = checkerboard_split(self.h_s(z_hat))
@@ -119,4 +121,8 @@ class CheckerboardModel(AbstractCodecModel):
         means, scales = self.parameters_odd(features_odd).chunk(2, 1)
         odd = coder.code("y", y_odd, self.prior_y, means, scales, shape=half)
 
-        return self.g_s(checkerboard_join(even, odd))
+        return {"z": z_hat, "y": checkerboard_join(even, odd)}
+
+    def synthesise(self, quantized: Latents) -> Float[Tensor, "b c hp wp"]:
+        """Run g_s."""
+        return self.g_s(quantized["y"])

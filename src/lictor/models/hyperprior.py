@@ -12,7 +12,7 @@ from lictor.coders import LatentCoder, Shape
 from lictor.layers.blocks import conv3x3, downsample, upsample
 from lictor.layers.entropy_network import EntropyNetwork
 from lictor.layers.gdn import GDN
-from lictor.models.base import AbstractCodecModel, latent_shape
+from lictor.models.base import AbstractCodecModel, Latents, latent_shape
 from lictor.priors.base import AbstractPrior
 from lictor.priors.conditional import GaussianPrior
 from lictor.priors.factorized import FactorizedPrior
@@ -72,13 +72,18 @@ class FactorizedModel(AbstractCodecModel):
         """Return the prior of y."""
         return {"y": self.prior_y}
 
-    def code(
-        self, coder: LatentCoder, x: Float[Tensor, "b c hp wp"] | None, shape: Shape
-    ) -> Float[Tensor, "b c hp wp"]:
-        """Follow the block diagram."""
-        y = None if x is None else self.g_a(x)
-        y_hat = coder.code("y", y, self.prior_y, shape=latent_shape(shape, self.m, 16))
-        return self.g_s(y_hat)
+    def analyse(self, x: Float[Tensor, "b c hp wp"]) -> Latents:
+        """Run g_a."""
+        return {"y": self.g_a(x)}
+
+    def code(self, coder: LatentCoder, latents: Latents | None, shape: Shape) -> Latents:
+        """Quantize and code y."""
+        y = None if latents is None else latents["y"]
+        return {"y": coder.code("y", y, self.prior_y, shape=latent_shape(shape, self.m, 16))}
+
+    def synthesise(self, quantized: Latents) -> Float[Tensor, "b c hp wp"]:
+        """Run g_s."""
+        return self.g_s(quantized["y"])
 
 
 class HyperpriorModel(AbstractCodecModel):
@@ -123,16 +128,22 @@ class HyperpriorModel(AbstractCodecModel):
         """Return the priors of z and y."""
         return {"z": self.prior_z, "y": self.prior_y}
 
-    def code(
-        self, coder: LatentCoder, x: Float[Tensor, "b c hp wp"] | None, shape: Shape
-    ) -> Float[Tensor, "b c hp wp"]:
-        """Follow the block diagram."""
-        y = None if x is None else self.g_a(x)
-        z = None if y is None else self.h_a(y.abs())
+    def analyse(self, x: Float[Tensor, "b c hp wp"]) -> Latents:
+        """Run g_a and h_a."""
+        y = self.g_a(x)
+        return {"z": self.h_a(y.abs()), "y": y}
+
+    def code(self, coder: LatentCoder, latents: Latents | None, shape: Shape) -> Latents:
+        """Quantize and code z, then y with the scales that z tells."""
+        z, y = (None, None) if latents is None else (latents["z"], latents["y"])
         z_hat = coder.code("z", z, self.prior_z, shape=latent_shape(shape, self.n, 64))
         scales = self.h_s(z_hat)
         y_hat = coder.code("y", y, self.prior_y, scales, shape=latent_shape(shape, self.m, 16))
-        return self.g_s(y_hat)
+        return {"z": z_hat, "y": y_hat}
+
+    def synthesise(self, quantized: Latents) -> Float[Tensor, "b c hp wp"]:
+        """Run g_s."""
+        return self.g_s(quantized["y"])
 
 
 class MeanScaleHyperpriorModel(AbstractCodecModel):
@@ -181,15 +192,21 @@ class MeanScaleHyperpriorModel(AbstractCodecModel):
         """Return the priors of z and y."""
         return {"z": self.prior_z, "y": self.prior_y}
 
-    def code(
-        self, coder: LatentCoder, x: Float[Tensor, "b c hp wp"] | None, shape: Shape
-    ) -> Float[Tensor, "b c hp wp"]:
-        """Follow the block diagram."""
-        y = None if x is None else self.g_a(x)
-        z = None if y is None else self.h_a(y)
+    def analyse(self, x: Float[Tensor, "b c hp wp"]) -> Latents:
+        """Run g_a and h_a."""
+        y = self.g_a(x)
+        return {"z": self.h_a(y), "y": y}
+
+    def code(self, coder: LatentCoder, latents: Latents | None, shape: Shape) -> Latents:
+        """Quantize and code z, then y with the means and scales that z tells."""
+        z, y = (None, None) if latents is None else (latents["z"], latents["y"])
         z_hat = coder.code("z", z, self.prior_z, shape=latent_shape(shape, self.n, 64))
         scales, means = self.h_s(z_hat).chunk(2, 1)
         y_hat = coder.code(
             "y", y, self.prior_y, means, scales, shape=latent_shape(shape, self.m, 16)
         )
-        return self.g_s(y_hat)
+        return {"z": z_hat, "y": y_hat}
+
+    def synthesise(self, quantized: Latents) -> Float[Tensor, "b c hp wp"]:
+        """Run g_s."""
+        return self.g_s(quantized["y"])
