@@ -13,6 +13,8 @@ import torch
 from conftest import photo, tiny_model
 from lictor.codec import Codec
 from lictor.coding.container import HEADER_BYTES, Container
+from lictor.coding.stream import choose_lanes, expected_overhead_bytes
+from lictor.data import image_to_tensor
 from lictor.errors import (
     BitstreamError,
     CheckpointError,
@@ -23,6 +25,7 @@ from lictor.errors import (
     LictorError,
     ModelMismatchError,
 )
+from lictor.evaluation.rd import evaluate_image
 from lictor.models.zoo import MODELS
 
 
@@ -271,3 +274,45 @@ def test_any_kind_of_bytes_decodes(codec):
     data = codec.encode(photo(20, 20))
     for kind in (bytearray, memoryview):
         np.testing.assert_array_equal(codec.decode(kind(data)), codec.decode(data))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_encoding_runs_no_synthesis_and_decoding_no_analysis(name):
+    codec, runs = Codec.freeze(tiny_model(name)), {"analyse": 0, "synthesise": 0}
+
+    def counted(part):
+        run = getattr(codec.model, part)
+
+        def count(argument):
+            runs[part] += 1
+            return run(argument)
+
+        return count
+
+    for part in runs:
+        setattr(codec.model, part, counted(part))
+    data = codec.encode(photo(64, 64))
+    assert runs == {"analyse": 1, "synthesise": 0}
+    codec.decode(data)
+    assert runs == {"analyse": 1, "synthesise": 1}
+    codec.estimate_bytes(data)
+    assert runs == {"analyse": 1, "synthesise": 1}
+    evaluate_image(codec, photo(64, 64), "a")
+    assert runs == {"analyse": 2, "synthesise": 2}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_estimate_read_off_a_file_is_the_models_own_rate(name):
+    codec, image = Codec.freeze(tiny_model(name)), photo(70, 130)
+    with torch.inference_mode():
+        payload = float(codec.model(image_to_tensor(image)).total_bits) / 8
+    overhead = expected_overhead_bytes(choose_lanes(int(payload))) + HEADER_BYTES
+    assert codec.estimate_bytes(codec.encode(image)) == pytest.approx(payload + overhead, rel=1e-6)
+
+
+def test_the_estimate_of_a_damaged_or_foreign_file_is_refused(codec):
+    data = codec.encode(photo(64, 64))
+    with pytest.raises(BitstreamError):
+        codec.estimate_bytes(data[:-1])
+    with pytest.raises(ModelMismatchError):
+        Codec.freeze(tiny_model("mbt2018-mean")).estimate_bytes(data)
