@@ -127,12 +127,34 @@ def test_overrides_win_in_order_and_are_checked_like_the_file(tmp_path):
         ("train.stepps=3", "did you mean 'steps'"),
         ("trian.steps=3", "did you mean 'train'"),
         ("train.steps=many", "must be an integer"),
-        ("train.steps=", "must be an integer"),
+        ("train.stepps=", "did you mean 'steps'"),
+        ("trian.steps=", "did you mean 'train'"),
+        ("model.depth=", "unknown key 'depth'"),
     ]:
         with pytest.raises(ConfigError, match=part):
             load_recipe(path, (override,))
     with pytest.raises(ConfigError, match="'train' is not a section"):
         load_recipe(write(tmp_path, "train = 3"), ("train.steps=3",))
+
+
+def test_an_override_without_a_value_gives_the_default_back(tmp_path):
+    path = write(tmp_path, '[train]\nsteps = 3\n[model]\nname = "checkerboard"\nn = 8\ndepth = 1')
+    config = load_recipe(path, ("train.steps=", "model.depth=", "train.seed="))
+    assert config.train == RunConfig().train
+    assert config.model.hyperparameters == {"n": 8}
+    assert load_recipe(path, ("train.steps=5", "train.steps=")).train.steps == 100_000
+    assert load_recipe(path, ("train.steps=", "train.steps=5")).train.steps == 5
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_switch_of_the_model_takes_the_defaults_of_the_other_one(tmp_path, order):
+    path = write(tmp_path, '[model]\nname = "checkerboard"\nn = 8\nm = 8\ndepth = 1')
+    overrides = ("model.name=mbt2018-mean", "model.n=12", "model.depth=")[::order]
+    config = load_recipe(path, overrides)
+    assert (config.model.name, config.model.hyperparameters) == ("mbt2018-mean", {"n": 12})
+    build_model(config.model.name, config.model.hyperparameters)
+    same = load_recipe(path, ("model.name=checkerboard",))
+    assert same.model.hyperparameters == {"n": 8, "m": 8, "depth": 1}
 
 
 @st.composite

@@ -309,6 +309,8 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
 def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> RunConfig:
     """Read a TOML recipe, then apply overrides such as `"train.steps=1000"`.
 
+    An override without a value, such as `"model.depth="`, takes the key out of the recipe, so that
+    its default holds. One that switches `model.name` takes the other model's own keys out as well.
     Raises `ConfigError` when the file cannot be read or anything in it is not valid.
     """
     path = Path(path)
@@ -318,16 +320,20 @@ def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> RunConfig:
         raise ConfigError(f"{path}: cannot read the recipe: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    for override in overrides:
-        _apply_override(tree, override)
+    written = {section: set(keys) for section, keys in tree.items() if isinstance(keys, dict)}
+    # The model's name goes first: a switch takes out what the file says, not the other overrides.
+    for override in sorted(overrides, key=lambda text: not text.startswith("model.name=")):
+        _apply_override(tree, override, written)
     return config_from_dict(tree, source=str(path))
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> None:
+def _apply_override(tree: dict[str, Any], override: str, written: dict[str, set[str]]) -> None:
     key, equals, text = override.partition("=")
     section, dot, name = key.partition(".")
     if not (equals and dot):
-        raise ConfigError(f"override {override!r} must look like section.key=value")
+        raise ConfigError(
+            f"override {override!r} must look like section.key=value, or section.key="
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -335,4 +341,24 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     table = tree.setdefault(section, {})
     if not isinstance(table, dict):
         raise ConfigError(f"override {override!r}: {section!r} is not a section")
+    if not text.strip():
+        _check_can_be_unset(section, name, written.get(section, set()) | set(table), override)
+        table.pop(name, None)
+        return
+    if (section, name) == ("model", "name") and value != table.get("name", ModelConfig.name):
+        table.clear()  # the hyperparameters belong to the model that the recipe names
     table[name] = value
+
+
+def _check_can_be_unset(section: str, name: str, written: set[str], override: str) -> None:
+    """Refuse to unset a key that nobody has set and that does not exist."""
+    sections = {f.name: f.type for f in dataclasses.fields(RunConfig)}
+    if section not in sections:
+        hint = nearest(section, list(sections))
+        raise ConfigError(f"override {override!r}: unknown section [{section}]; {hint}")
+    cls = sections[section]
+    assert isinstance(cls, type)
+    known = written | {f.name for f in dataclasses.fields(cls) if get_origin(f.type) is not dict}
+    if name not in known:
+        hint = nearest(name, sorted(known))
+        raise ConfigError(f"override {override!r}: unknown key {name!r} in [{section}]; {hint}")

@@ -144,7 +144,7 @@ def usable_points(curve: Curve, metric: str, aggregation: str) -> tuple[Points, 
     if beaten:
         where = _some([_name(curve, i, value) for i in beaten])
         reason = f"{curve.name}: more bits but no better {metric} at {where}"
-        found.append(_error("monotone", reason, "mend these points, or force to leave them out"))
+        found.append(_error("monotone", reason, "mend these points or leave them out"))
     index = np.array(front, np.int64)
     return Points(curve.bpp[index], quality[index], index, sign), found
 
@@ -159,7 +159,7 @@ def _check_plausible(
     if not finite.all():
         where = _some([_name(curve, i, value) for i in np.flatnonzero(~finite)])
         reason = f"{curve.name}: no finite {metric} at {where}"
-        remedy = "measure these points again, or force to leave them out"
+        remedy = "measure these points again or leave them out"
         found.append(_error("implausible", reason, remedy))
     for name, column in (("bpp", curve.bpp), (metric, value)):
         low, high = PLAUSIBLE[name]
@@ -290,7 +290,7 @@ def check_rows(curve: Curve, metric: str) -> list[Finding]:
     """Find whether a curve's points are the means of its rows."""
     if not curve.rows:
         return []
-    remedy = "evaluate again, or force to use the points without the rows"
+    remedy = "evaluate again, or use the points without the rows"
     pictures = picture_rows(curve)
     positive = all(math.isfinite(row.bpp) and row.bpp > 0 for row in curve.rows)
     if not pictures or not positive or len(set(curve.settings)) < len(curve.settings):
