@@ -148,7 +148,7 @@ def test_what_is_refused_says_why_and_is_compared_by_force(lictor):
     assert len(errors) == 1
     assert errors[0].startswith("lictor: error: falls against vtm-9.1: falls: more bits")
     assert errors[0].endswith("(or --force)")
-        assert errors[0].count("force") == 1
+    assert errors[0].count("force") == 1
     code, out, errors = lictor("bd", "vtm-9.1", test, "--force")
     assert (code, errors) == (0, [])
     assert "compared all the same" in out
