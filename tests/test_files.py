@@ -2,11 +2,13 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
-from lictor.errors import DataError
-from lictor.files import atomic_file, write_file
+from lictor.errors import ConfigError, DataError
+from lictor.files import atomic_file, locked_folder, write_file
 
 
 def test_a_written_file_has_its_bytes_and_ordinary_permissions(tmp_path):
@@ -66,3 +68,30 @@ def test_what_is_no_regular_file_is_never_replaced(tmp_path):
         with pytest.raises(DataError, match="not a regular file"):
             write_file(place, b"data")
     assert not (tmp_path / "pipe").is_file()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from lictor.files import locked_folder
+with locked_folder(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_locked_folder_is_refused_until_its_holder_is_killed(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(ConfigError, match="run: another process"), locked_folder(folder):
+                pass
+        finally:
+            holder.kill()
+    with locked_folder(folder), locked_folder(tmp_path / "other"):
+        pass
+    with locked_folder(folder):
+        pass

@@ -1,5 +1,6 @@
 """Writing files whole or not at all."""
 
+import importlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from lictor.errors import DataError
+from lictor.errors import ConfigError, DataError
 
 
 @contextmanager
@@ -48,3 +49,32 @@ def write_file(path: Path, data: bytes) -> None:
     """Write `data` to `path` whole or not at all; raises `DataError` if it cannot."""
     with atomic_file(path) as file:
         file.write(data)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Make `folder` and hold it for this process alone, by a lock on a file in it.
+
+    The lock ends with the process, however it ends: a killed one leaves none behind. Raises
+    `ConfigError` when another process holds it, `DataError` when the folder cannot be made. Where
+    the system has no such locks (Windows, some network disks) the folder is not guarded.
+    """
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot make or write the run folder ({error.strerror or error})"
+        ) from error
+    with file:
+        try:
+            fcntl = importlib.import_module("fcntl")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{folder}: another process is training there; wait, or choose another folder"
+            ) from error
+        except (ImportError, OSError):
+            pass
+        yield

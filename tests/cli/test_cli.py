@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from conftest import photo, tiny_model
+from lictor import __version__
 from lictor.cli import demo
 from lictor.cli.main import main
 from lictor.codec import Codec
@@ -402,3 +403,10 @@ def test_the_demo_keeps_its_promises(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit) as exit_:
         main(["demo", "--out", str(out), "--train-s", "0"])
     assert exit_.value.code == 1
+
+
+def test_the_version_says_what_a_report_of_a_fault_needs(lictor):
+    code, out, errors = lictor("--version")
+    assert (code, errors) == (0, [])
+    for part in (f"lictor {__version__}", f"torch {torch.__version__}", "devices  cpu"):
+        assert part in out

@@ -109,6 +109,19 @@ def test_a_run_folder_is_not_used_twice(picture_folder, whole):
         finish(CONFIG, picture_folder, whole)
 
 
+def test_two_runs_do_not_write_over_each_other(tmp_path, picture_folder, whole):
+    first = run(CONFIG, picture_folder, tmp_path)
+    next(first)
+    for resume in (False, True):
+        if resume:
+            list(itertools.islice(first, 8))  # past a checkpoint
+        with pytest.raises(ConfigError, match=r"another process|holds a run"):
+            next(run(CONFIG, picture_folder, tmp_path, resume=resume))
+    list(first)
+    assert metrics(tmp_path) == metrics(whole)
+    assert list(run(CONFIG, picture_folder, tmp_path, resume=True)) == []
+
+
 def test_nothing_to_resume_is_a_checkpoint_error(tmp_path, picture_folder):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         finish(CONFIG, picture_folder, tmp_path / "none", resume=True)

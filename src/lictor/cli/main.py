@@ -42,6 +42,35 @@ def _usage(text: str) -> int:
     return 2
 
 
+def _version() -> str:
+    """Say what a report of a fault needs: the release, torch, and where it computes."""
+    import platform
+
+    import torch
+
+    import lictor
+
+    backends = [
+        name
+        for name, module in (
+            ("CUDA", torch.cuda),
+            ("MPS", torch.backends.mps),
+            ("oneDNN", torch.backends.mkldnn),
+        )
+        if module.is_available()
+    ]
+    rows = {
+        f"lictor {lictor.__version__}": "",
+        f"Python {platform.python_version()}": f"{platform.system()} {platform.machine()}",
+        f"torch {torch.__version__}": ", ".join(
+            [*backends, torch.backends.cpu.get_cpu_capability()]
+        ),
+    }
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    shown = [f"{name}  {what}".rstrip() for name, what in rows.items()]
+    return "\n".join([*shown, f"devices  {', '.join(['cpu', *devices])}"])
+
+
 def _load_codec(path: Path | None) -> Any:
     from lictor.codec import Codec
 
@@ -352,6 +381,9 @@ def main(args: Sequence[str] | None = None) -> None:
     analyze = tyro.extras.SubcommandApp()
     for name, command in ANALYSES.items():
         analyze.command(name=name)(command)
+    if list(sys.argv[1:] if args is None else args) == ["--version"]:
+        say(_version())
+        sys.exit(0)
     app.command(analyze, name="analyze", help="Look into a model or into its training.")
     if sys.stdout is None:  # closed by the caller: >&-
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - lives as long as the process
@@ -359,7 +391,8 @@ def main(args: Sequence[str] | None = None) -> None:
         code = app.cli(
             args=args,
             prog="lictor",
-            description="Learned image compression: from photographs to files and back.",
+            description="Learned image compression: from photographs to files and back. "
+            "`lictor --version` tells the release and what it runs on.",
             config=(tyro.conf.FlagCreatePairsOff,),
         )
         sys.stdout.flush()

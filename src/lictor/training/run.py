@@ -28,7 +28,7 @@ from lictor.data import (
     open_image_folder,
 )
 from lictor.errors import CheckpointError, ConfigError, DataError
-from lictor.files import write_file
+from lictor.files import locked_folder, write_file
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import build_model
 from lictor.optim.factory import build_optimizer
@@ -248,10 +248,6 @@ def _probe(
 
 def _open_run_folder(config: RunConfig, out: Path, step: int) -> IO[str]:
     """Bring the folder in order for a run that goes on at `step`; return its open metrics file."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: cannot make the run folder ({error.strerror})") from error
     _trim_metrics(out / METRICS, step)
     _trim_metrics(out / CONFLICT, step)
     _trim_metrics(out / MODES, step)
@@ -290,7 +286,8 @@ def run(
 
     Yields a report after every step and after every evaluation. When `should_stop` says so, the run
     ends after the current step with a checkpoint to resume from. Raises `ConfigError`, `DataError`
-    or `CheckpointError` before the first step if something does not fit.
+    or `CheckpointError` before the first step if something does not fit, or if another process
+    trains in the same folder.
     """
     out = Path(out)
     model, state, content = _prepare(config, out, resume=resume)
@@ -317,9 +314,8 @@ def run(
                 save_weights(out / BEST, config, model, state.step)
         return result
 
-    log = _open_run_folder(config, out, state.step)
-    best = _best_loss(out / METRICS) if (out / BEST).exists() else math.inf
-    with log:
+    with locked_folder(out), _open_run_folder(config, out, state.step) as log:
+        best = _best_loss(out / METRICS) if (out / BEST).exists() else math.inf
         for report in train(config, model, state, training, hooks=hooks):
             reports.append(report)
             yield report
