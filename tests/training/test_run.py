@@ -1,5 +1,6 @@
 """A run folder: an interrupted run is the uninterrupted one, in weights and in its metrics."""
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -120,6 +121,17 @@ def test_two_runs_do_not_write_over_each_other(tmp_path, picture_folder, whole):
     list(first)
     assert metrics(tmp_path) == metrics(whole)
     assert list(run(CONFIG, picture_folder, tmp_path, resume=True)) == []
+
+
+@pytest.mark.parametrize(("size", "warned"), [(64, True), (128, False)])
+def test_crops_too_small_for_the_models_stride_are_warned_of(
+    tmp_path, picture_folder, caplog, size, warned
+):
+    config = dataclasses.replace(
+        CONFIG, data=DataConfig(crop_size=size), train=TrainConfig(steps=1, batch_size=1)
+    )
+    list(run(config, picture_folder, tmp_path))
+    assert ("take 128 or more" in caplog.text) is warned
 
 
 def test_nothing_to_resume_is_a_checkpoint_error(tmp_path, picture_folder):

@@ -11,6 +11,7 @@ checkpoint.pt    the latest state; `run(resume=True)` goes on from it
 
 import dataclasses
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,10 @@ _MAY_CHANGE = {
     "data.cache_mib",
 }
 _EVALUATION_SIDE = 512
+# With fewer latents than this along a side, padding is most of what the smallest latent sees.
+_LEAST_SIDE = 2
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -194,6 +199,16 @@ def _prepare(
     return model, state, content
 
 
+def _warn_of_small_crops(config: RunConfig, model: AbstractCodecModel) -> None:
+    side = config.data.crop_size // model.stride
+    if side < _LEAST_SIDE:
+        _log.warning(
+            "data.crop_size = %d: the smallest latent of %s is %dx%d in such crops, so that whole "
+            "pictures may be coded worse than crops; take %d or more",
+            config.data.crop_size, model.name, side, side, _LEAST_SIDE * model.stride,
+        )  # fmt: skip
+
+
 def _techniques(
     config: RunConfig, out: Path, model: AbstractCodecModel, state: RunState, pictures: int
 ) -> list[TrainHook]:
@@ -295,6 +310,7 @@ def run(
         Path(data), cache_bytes=config.data.cache_mib * 2**20, on_progress=on_decode
     )
     training, held_out = folder.split(config.data.held_out)
+    _warn_of_small_crops(config, model)
     settings, reports = config.train, []
     hooks = [
         *make_hooks(model),
