@@ -6,8 +6,8 @@ does so in this checkout and in another one, each in a process of its own, and c
 files and decoded pictures bit for bit. Where a change is meant to change something, this shows
 exactly what, and nothing else.
 
-    git worktree add /tmp/before main
-    python benchmarks/neutral.py --before /tmp/before
+    git worktree add ../before main
+    python benchmarks/neutral.py --before ../before
 
 The exit code is 1 when anything differs. One thread, so that sums are taken in one order.
 """
@@ -24,7 +24,7 @@ from typing import Any
 
 STEPS = 6
 _TINY = {"n": 8, "m": 8}
-# Every kind of model, surrogate, optimizer and technique stands in one of these.
+# Every model, surrogate and technique stands in one of these, and the optimizers Adam and SOAP.
 RUNS: dict[str, dict[str, dict[str, Any]]] = {
     "factorized, noise": {
         "model": {"name": "bmshj2018-factorized", **_TINY},

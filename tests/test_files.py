@@ -87,7 +87,7 @@ def test_a_locked_folder_is_refused_until_its_holder_is_killed(tmp_path):
         try:
             assert holder.stdout is not None
             assert holder.stdout.readline() == "held\n"
-            with pytest.raises(ConfigError, match="run: another process"), locked_folder(folder):
+            with pytest.raises(ConfigError, match="run: another run"), locked_folder(folder):
                 pass
         finally:
             holder.kill()

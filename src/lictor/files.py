@@ -1,6 +1,5 @@
 """Writing files whole or not at all."""
 
-import importlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +8,11 @@ from pathlib import Path
 from typing import IO
 
 from lictor.errors import ConfigError, DataError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @contextmanager
@@ -53,10 +57,10 @@ def write_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Make `folder` and hold it for this process alone, by a lock on a file in it.
+    """Make a run folder and keep every other run out of it, by a lock on the file `.lock` in it.
 
     The lock ends with the process, however it ends: a killed one leaves none behind. Raises
-    `ConfigError` when another process holds it, `DataError` when the folder cannot be made. Where
+    `ConfigError` when another run holds it, in this process or another, `DataError` when the folder cannot be made. Where
     the system has no such locks (Windows, some network disks) the folder is not guarded.
     """
     path = folder / ".lock"
@@ -69,12 +73,12 @@ def locked_folder(folder: Path) -> Iterator[None]:
         ) from error
     with file:
         try:
-            fcntl = importlib.import_module("fcntl")
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(
-                f"{folder}: another process is training there; wait, or choose another folder"
+                f"{folder}: another run is going on there; wait, or choose another folder"
             ) from error
-        except (ImportError, OSError):
+        except OSError:  # the disk knows no locks
             pass
         yield

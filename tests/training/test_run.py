@@ -116,7 +116,7 @@ def test_two_runs_do_not_write_over_each_other(tmp_path, picture_folder, whole):
     for resume in (False, True):
         if resume:
             list(itertools.islice(first, 8))  # past a checkpoint
-        with pytest.raises(ConfigError, match=r"another process|holds a run"):
+        with pytest.raises(ConfigError, match=r"another run|holds a run"):
             next(run(CONFIG, picture_folder, tmp_path, resume=resume))
     list(first)
     assert metrics(tmp_path) == metrics(whole)

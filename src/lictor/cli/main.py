@@ -50,25 +50,15 @@ def _version() -> str:
 
     import lictor
 
-    backends = [
-        name
-        for name, module in (
-            ("CUDA", torch.cuda),
-            ("MPS", torch.backends.mps),
-            ("oneDNN", torch.backends.mkldnn),
-        )
-        if module.is_available()
-    ]
-    rows = {
-        f"lictor {lictor.__version__}": "",
-        f"Python {platform.python_version()}": f"{platform.system()} {platform.machine()}",
-        f"torch {torch.__version__}": ", ".join(
-            [*backends, torch.backends.cpu.get_cpu_capability()]
-        ),
-    }
+    backends = {"CUDA": torch.cuda, "MPS": torch.backends.mps, "oneDNN": torch.backends.mkldnn}
+    found = [name for name, backend in backends.items() if backend.is_available()]
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    shown = [f"{name}  {what}".rstrip() for name, what in rows.items()]
-    return "\n".join([*shown, f"devices  {', '.join(['cpu', *devices])}"])
+    return (
+        f"lictor {lictor.__version__}\n"
+        f"Python {platform.python_version()}  {platform.system()} {platform.machine()}\n"
+        f"torch {torch.__version__}  {', '.join([*found, torch.backends.cpu.get_cpu_capability()])}\n"
+        f"devices  {', '.join(['cpu', *devices])}"
+    )
 
 
 def _load_codec(path: Path | None) -> Any:

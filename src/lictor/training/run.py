@@ -7,6 +7,7 @@ trajectories.f32 with STDET: the first snapshots of all weights, until modes are
 best.pt          the weights of the best evaluation so far
 conflict.jsonl   with `train.conflict_every`: one JSON object a line, a row of `ConflictProbe`
 checkpoint.pt    the latest state; `run(resume=True)` goes on from it
+.lock            empty; locked while a run writes here
 """
 
 import dataclasses
@@ -301,8 +302,8 @@ def run(
 
     Yields a report after every step and after every evaluation. When `should_stop` says so, the run
     ends after the current step with a checkpoint to resume from. Raises `ConfigError`, `DataError`
-    or `CheckpointError` before the first step if something does not fit, or if another process
-    trains in the same folder.
+    or `CheckpointError` before the first step if something does not fit, or if another run is
+    going on in the same folder.
     """
     out = Path(out)
     model, state, content = _prepare(config, out, resume=resume)
