@@ -60,8 +60,8 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """Make a run folder and keep every other run out of it, by a lock on the file `.lock` in it.
 
     The lock ends with the process, however it ends: a killed one leaves none behind. Raises
-    `ConfigError` when another run holds it, in this process or another, `DataError` when the folder cannot be made. Where
-    the system has no such locks (Windows, some network disks) the folder is not guarded.
+    `ConfigError` when another run holds it, in this process or another, `DataError` when the folder
+    cannot be made. Where there are no such locks (Windows, some network disks) nothing is guarded.
     """
     path = folder / ".lock"
     try:

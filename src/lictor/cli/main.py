@@ -52,11 +52,12 @@ def _version() -> str:
 
     backends = {"CUDA": torch.cuda, "MPS": torch.backends.mps, "oneDNN": torch.backends.mkldnn}
     found = [name for name, backend in backends.items() if backend.is_available()]
+    found.append(torch.backends.cpu.get_cpu_capability())
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return (
         f"lictor {lictor.__version__}\n"
         f"Python {platform.python_version()}  {platform.system()} {platform.machine()}\n"
-        f"torch {torch.__version__}  {', '.join([*found, torch.backends.cpu.get_cpu_capability()])}\n"
+        f"torch {torch.__version__}  {', '.join(found)}\n"
         f"devices  {', '.join(['cpu', *devices])}"
     )
 
