@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lictor.evaluation.bd import compare
-from lictor.evaluation.curve import Curve, ImageResult, curve_from_rows, load_curve
+from lictor.comparison.bd import compare
+from lictor.comparison.curve import Curve, ImageResult, curve_from_rows, load_curve
 from lictor.metrics import bpp
 
 ROOT = Path(__file__).resolve().parents[1]

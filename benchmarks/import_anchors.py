@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lictor.evaluation.curve import MEAN_PSNR, curve_from_json
+from lictor.comparison.curve import MEAN_PSNR, curve_from_json
 
 ASSET = Path(__file__).resolve().parents[1] / "src" / "lictor" / "assets" / "anchors.json"
 FORMAT = "lictor-anchors-1"

@@ -68,9 +68,9 @@ def measure() -> dict[str, dict[str, Any]]:
     import torch
     from PIL import Image
 
-    from lictor.codec import Codec
+    # From the package itself: modules move between checkouts, the public names do not.
+    from lictor import Codec, load_run, run
     from lictor.config import config_from_dict
-    from lictor.training.run import load_run, run
 
     torch.set_num_threads(1)
     pictures = photographs()

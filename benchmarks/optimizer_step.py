@@ -32,11 +32,11 @@ import torch
 
 from lictor.config import OptimConfig
 from lictor.evaluation.provenance import cpu_name, versions
+from lictor.layers.quantize.surrogate import AdditiveNoise
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import build_model
 from lictor.optim import SOAP
 from lictor.optim.factory import build_optimizer
-from lictor.surrogates import AdditiveNoise
 from lictor.training.loop import train_step
 
 EVERY, LR = 10, 1e-5

@@ -21,8 +21,8 @@ import numpy as np
 from safetensors import safe_open
 from scipy.interpolate import PchipInterpolator
 
-from lictor.evaluation.anchors import load_anchor
-from lictor.evaluation.curve import Curve, load_curve
+from lictor.comparison.anchors import load_anchor
+from lictor.comparison.curve import Curve, load_curve
 from lictor.evaluation.peers import PEERS
 
 ROOT = Path(__file__).resolve().parents[1]

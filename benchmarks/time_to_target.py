@@ -38,14 +38,16 @@ from typing import Any
 
 import torch
 
-from lictor.codec import Codec
+from lictor.codecs.learned import Codec
 from lictor.config import OptimConfig, RunConfig, config_from_dict, config_to_dict
-from lictor.data import ImageFolder, batch_to_tensor, image_to_tensor, make_batch, open_image_folder
+from lictor.data.crops import batch_to_tensor, make_batch
+from lictor.data.folder import ImageFolder, open_image_folder
+from lictor.data.images import image_to_tensor
 from lictor.files import write_file
+from lictor.layers.quantize.surrogate import build_surrogate
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import build_model
 from lictor.optim.factory import build_optimizer
-from lictor.surrogates import build_surrogate
 from lictor.training.checkpoint import RunState, read_checkpoint, restore, save_checkpoint
 from lictor.training.loop import train, train_step
 from lictor.training.loss import rate_distortion

@@ -45,9 +45,9 @@ Step = Callable[[], object]
 
 def lictor_step(args: argparse.Namespace, precision: torch.dtype) -> Step:
     from lictor.config import OptimConfig
+    from lictor.layers.quantize.surrogate import AdditiveNoise
     from lictor.models.hyperprior import MeanScaleHyperpriorModel
     from lictor.optim.factory import build_optimizer
-    from lictor.surrogates import AdditiveNoise
     from lictor.training.loop import train_step
 
     torch.manual_seed(0)

@@ -30,9 +30,9 @@ from typing import Any
 
 import torch
 
-from lictor.codec import Codec
+from lictor.codecs.learned import Codec
 from lictor.config import RunConfig, config_from_dict, config_to_dict
-from lictor.data import ImageFolder
+from lictor.data.folder import ImageFolder
 from lictor.files import write_file
 from lictor.training.checkpoint import read_checkpoint, restore, save_checkpoint
 from lictor.training.hooks import TrainHook, evaluation_weights

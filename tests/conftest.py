@@ -24,7 +24,7 @@ import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from lictor.data import ImageFolder  # noqa: E402
+from lictor.data.folder import ImageFolder  # noqa: E402
 from lictor.models.base import AbstractCodecModel  # noqa: E402
 from lictor.models.zoo import MODELS  # noqa: E402
 

@@ -17,9 +17,9 @@ from lictor.config import (
     nearest,
 )
 from lictor.errors import ConfigError
+from lictor.layers.quantize.surrogate import SURROGATES
 from lictor.models.zoo import build_model
 from lictor.optim.factory import OPTIMIZERS
-from lictor.surrogates import SURROGATES
 from lictor.training.schedule import SCHEDULES
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.toml"))

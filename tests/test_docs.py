@@ -30,9 +30,9 @@ from PIL import Image
 from lictor import config as config_module
 from lictor.cli.main import main
 from lictor.coding import container, stream
+from lictor.layers.quantize.surrogate import SURROGATES
 from lictor.models.zoo import MODELS
 from lictor.optim.factory import OPTIMIZERS
-from lictor.surrogates import SURROGATES
 from lictor.training.run import _MAY_CHANGE
 from lictor.training.schedule import SCHEDULES
 

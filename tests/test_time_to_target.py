@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from conftest import photo
-from lictor.codec import Codec
-from lictor.data import ImageFolder
+from lictor.codecs.learned import Codec
+from lictor.data.folder import ImageFolder
 
 _PATH = Path(__file__).parents[1] / "benchmarks" / "time_to_target.py"
 _SPEC = importlib.util.spec_from_file_location("time_to_target", _PATH)

@@ -12,9 +12,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lictor.codec import Codec, ImageCodec
+    from lictor.codecs.learned import Codec
+    from lictor.codecs.protocol import ImageCodec
     from lictor.config import RunConfig, load_recipe
-    from lictor.data import load_image
+    from lictor.data.images import load_image
     from lictor.errors import BitstreamError, LictorError
     from lictor.models.zoo import MODELS, build_model
     from lictor.training.run import load_run, run
@@ -38,12 +39,12 @@ __all__ = [
 _HOMES = {
     "MODELS": "models.zoo",
     "BitstreamError": "errors",
-    "Codec": "codec",
-    "ImageCodec": "codec",
+    "Codec": "codecs.learned",
+    "ImageCodec": "codecs.protocol",
     "LictorError": "errors",
     "RunConfig": "config",
     "build_model": "models.zoo",
-    "load_image": "data",
+    "load_image": "data.images",
     "load_recipe": "config",
     "load_run": "training.run",
     "run": "training.run",

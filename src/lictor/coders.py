@@ -20,8 +20,8 @@ from torch import Tensor
 from lictor.coding.stream import SymbolDecoder, SymbolEncoder
 from lictor.coding.tables import CdfTables
 from lictor.errors import DataError
+from lictor.layers.quantize.surrogate import Surrogate
 from lictor.priors.base import AbstractPrior
-from lictor.surrogates import Surrogate
 
 Shape = tuple[int, int, int, int]
 

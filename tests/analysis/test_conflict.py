@@ -19,7 +19,8 @@ from lictor.analysis.conflict import (
     notes,
     phase_means,
 )
-from lictor.analysis.conflict_charts import (
+from lictor.errors import DataError
+from lictor.reporting.conflict_charts import (
     _edges,
     _layer_figure,
     _score_figure,
@@ -27,7 +28,6 @@ from lictor.analysis.conflict_charts import (
     save_layer_chart,
     save_score_chart,
 )
-from lictor.errors import DataError
 
 from conflict_fixtures import row, write_run  # isort: skip
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lictor.analysis.nqm import (
+from lictor.analysis.nqm.closed_forms import (
     PLAIN,
     Averaging,
     Quadratic,
@@ -30,7 +30,7 @@ from lictor.analysis.nqm import (
     step_factor,
     v_sgd,
 )
-from lictor.analysis.nqm_modes import (
+from lictor.analysis.nqm.modes import (
     ChainGradient,
     Mode,
     OwnGradient,

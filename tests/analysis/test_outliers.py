@@ -21,13 +21,13 @@ from lictor.analysis.outliers import (
     share_beyond,
     sqnr,
 )
-from lictor.analysis.outliers_chart import tensors_in_order
-from lictor.codec import Codec
+from lictor.codecs.learned import Codec
 from lictor.errors import DataError
 from lictor.models.zoo import MODELS
 from lictor.ptq.calibrate import observe
 from lictor.ptq.quantize import quantize
 from lictor.ptq.scheme import Scheme
+from lictor.reporting.outliers_chart import tensors_in_order
 
 N, C = 20_000, 192
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from conftest import photo, tiny_model
 from lictor.cli.main import main
-from lictor.codec import Codec
+from lictor.codecs.learned import Codec
+from lictor.comparison.curve import ImageResult
 from lictor.config import config_from_dict
-from lictor.evaluation.curve import ImageResult
 from lictor.evaluation.quantization import cost, family_cost
 from lictor.ptq.scheme import Scheme
 from lictor.training.run import run as train_run

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from conftest import photo
-from lictor.analysis.mode_story import load_mode_story, tracked_over_time
+from lictor.analysis.modes import load_mode_story, tracked_over_time
 from lictor.cli.main import main
 from lictor.config import config_from_dict
 from lictor.errors import DataError

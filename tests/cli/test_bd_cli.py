@@ -11,15 +11,15 @@ import pytest
 
 from lictor.cli import bd as bd_module
 from lictor.cli.main import main
-from lictor.evaluation.curve import (
+from lictor.comparison.curve import (
     AGGREGATIONS,
     METRICS,
     ImageResult,
     curve_from_rows,
     curve_to_json,
 )
-from lictor.evaluation.interpolation import METHODS
-from lictor.evaluation.tables import FORMATS
+from lictor.comparison.interpolation import METHODS
+from lictor.comparison.tables import FORMATS
 
 BPP, PSNR = [0.1, 0.2, 0.4, 0.8, 1.6], [28.0, 30, 32, 34, 36]
 

@@ -23,8 +23,8 @@ from conftest import photo, tiny_model
 from lictor import __version__
 from lictor.cli import demo
 from lictor.cli.main import main
-from lictor.codec import Codec
-from lictor.data import load_image
+from lictor.codecs.learned import Codec
+from lictor.data.images import load_image
 from lictor.training.run import METRICS
 
 TINY = """

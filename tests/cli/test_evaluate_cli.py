@@ -10,8 +10,8 @@ from PIL import Image
 
 from conftest import photo, tiny_model
 from lictor.cli.main import main
-from lictor.codec import Codec
-from lictor.evaluation.curve import load_curve
+from lictor.codecs.learned import Codec
+from lictor.comparison.curve import load_curve
 from lictor.evaluation.pictures import picture_path
 
 

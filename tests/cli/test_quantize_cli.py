@@ -9,8 +9,8 @@ from PIL import Image
 
 from conftest import photo, tiny_model
 from lictor.cli.main import main
-from lictor.codec import Codec
-from lictor.data import load_image
+from lictor.codecs.learned import Codec
+from lictor.data.images import load_image
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lictor.cli.main import main
-from lictor.evaluation.curve import Curve, curve_to_json
+from lictor.comparison.curve import Curve, curve_to_json
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from conftest import photo, tiny_model
-from lictor.codec import Codec
+from lictor.codecs.learned import Codec
 from lictor.errors import ConfigError
 from lictor.evaluation.contenders import (
     Contender,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import photo, tiny_model
-from lictor.codec import Codec
+from lictor.codecs.learned import Codec
 from lictor.errors import BitstreamError, ConfigError, LictorError
 from lictor.evaluation.peers import PEERS, JpegXlCodec, encode_to_size
 from lictor.evaluation.rd import check_estimate, evaluate_image, image_hash

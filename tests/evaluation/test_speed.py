@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from conftest import photo, tiny_model
-from lictor.codec import Codec
+from lictor.codecs.learned import Codec
 from lictor.coding import rans
 from lictor.coding.stopwatch import time_coding
 from lictor.coding.stream import SymbolDecoder

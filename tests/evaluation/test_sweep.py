@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from conftest import photo
-from lictor.data import load_image
+from lictor.comparison.curve import load_curve
+from lictor.data.images import load_image
 from lictor.errors import DataError, LictorError, TimeLimitError
 from lictor.evaluation.contenders import Contender, Setting, parse_contenders
 from lictor.evaluation.cost import with_speed
-from lictor.evaluation.curve import load_curve
 from lictor.evaluation.pictures import original_path, picture_path
 from lictor.evaluation.rd import evaluate_image
 from lictor.evaluation.sweep import evaluate, finish, read_pictures, save_curve, set_hash

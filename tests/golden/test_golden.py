@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lictor.codec import Codec
-from lictor.data import load_image
+from lictor.codecs.learned import Codec
+from lictor.data.images import load_image
 
 FOLDER = Path(__file__).parent
 

@@ -13,13 +13,13 @@ from lictor.coding.stream import choose_lanes, overhead_bytes
 from lictor.coding.tables import TOTAL
 from lictor.errors import BitstreamError, DataError
 from lictor.layers.entropy_network import EntropyNetwork
+from lictor.layers.quantize.surrogate import SURROGATES, Mixed
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import MODELS, build_model
 from lictor.ops import crop, pad_to_multiple
 from lictor.priors.base import AbstractPrior
 from lictor.priors.conditional import GaussianPrior, scale_table
 from lictor.priors.factorized import FactorizedPrior
-from lictor.surrogates import SURROGATES, Mixed
 
 EVERY = pytest.mark.parametrize("name", MODELS)
 GAUSSIAN = [n for n in MODELS if isinstance(tiny_model(n).priors()["y"], GaussianPrior)]

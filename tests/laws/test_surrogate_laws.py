@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lictor.coders import RateCoder
+from lictor.layers.quantize.surrogate import SURROGATES, AdditiveNoise, Surrogate
 from lictor.priors.conditional import GaussianPrior
-from lictor.surrogates import SURROGATES, AdditiveNoise, Surrogate
 
 EVERY = pytest.mark.parametrize("name", SURROGATES)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import photo_tensor, tiny_model
-from lictor.codec import Codec
+from lictor.codecs.learned import Codec
 from lictor.errors import ConfigError
 from lictor.ptq.calibrate import observe
 from lictor.ptq.optimize import Settings, optimize

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from conftest import photo_tensor, tiny_model
-from lictor.codec import Codec
-from lictor.data import ImageFolder
+from lictor.codecs.learned import Codec
+from lictor.data.folder import ImageFolder
 from lictor.errors import ConfigError, DataError
 from lictor.layers.entropy_network import FRACTION_BITS, EntropyNetwork
 from lictor.models.zoo import MODELS

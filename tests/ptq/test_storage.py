@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import photo, photo_tensor, tiny_model
-from lictor.codec import Codec
+from lictor.codecs.learned import Codec
 from lictor.errors import CheckpointError, ConfigError, ModelMismatchError
 from lictor.models.zoo import MODELS
 from lictor.ptq.calibrate import observe

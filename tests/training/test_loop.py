@@ -10,9 +10,9 @@ import torch
 from conftest import photo_tensor, tiny_model
 from lictor.config import OptimConfig
 from lictor.errors import ConfigError, DataError, LictorError
+from lictor.layers.quantize.surrogate import Mixed
 from lictor.models.zoo import MODELS
 from lictor.optim.factory import OPTIMIZERS, build_optimizer
-from lictor.surrogates import Mixed
 from lictor.training import loop
 from lictor.training.hooks import TrainHook
 from lictor.training.loop import StepReport, train, train_step

@@ -13,10 +13,10 @@ from torch import nn
 from conftest import photo_tensor, tiny_model
 from lictor.config import OptimConfig, RunConfig
 from lictor.errors import CheckpointError, ConfigError
+from lictor.layers.quantize.surrogate import Mixed
 from lictor.models.zoo import MODELS
 from lictor.optim.factory import OPTIMIZERS, build_optimizer
 from lictor.optim.precondition import precondition
-from lictor.surrogates import Mixed
 from lictor.training.hooks import TrainHook
 from lictor.training.loop import train_step
 from lictor.training.loss import rate_distortion

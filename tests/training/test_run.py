@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lictor.codec import Codec
+from lictor.codecs.learned import Codec
 from lictor.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from lictor.errors import CheckpointError, ConfigError, DataError
 from lictor.training.loop import StepReport
@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_made_is_a_data_error(tmp_path, picture_folder):
 
 
 def test_what_was_trained_can_be_frozen_and_codes(picture_folder, whole):
-    from lictor.data import list_images, load_image
+    from lictor.data.images import list_images, load_image
 
     codec = Codec.freeze(load_run(whole)[0])
     image = load_image(list_images(picture_folder)[0])

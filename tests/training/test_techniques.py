@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import lictor.training.history as history_module
+import lictor.training.stdet.history as history_module
 from conftest import photo_tensor, tiny_model
 from lictor.config import (
     DataConfig,
@@ -23,10 +23,10 @@ from lictor.config import (
     config_to_dict,
     load_recipe,
 )
-from lictor.data import ImageFolder
+from lictor.data.folder import ImageFolder
 from lictor.errors import CheckpointError, ConfigError, DataError
+from lictor.layers.quantize.surrogate import build_surrogate
 from lictor.optim.factory import build_optimizer
-from lictor.surrogates import build_surrogate
 from lictor.training.checkpoint import RunState, read_checkpoint, restore
 from lictor.training.hooks import evaluates_others, evaluation_weights
 from lictor.training.loop import train, train_step
@@ -41,9 +41,9 @@ from lictor.training.run import (
     load_run,
     run,
 )
-from lictor.training.selection import Schedule
 from lictor.training.sma import SMA
-from lictor.training.stdet import STDET, Choices
+from lictor.training.stdet.hook import STDET, Choices
+from lictor.training.stdet.selection import Schedule
 from lictor.training.techniques import build_techniques, snapshot_interval
 
 from training_fixtures import Poison, facts, identical, new_run  # isort: skip

@@ -17,10 +17,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lictor.codec import Codec
+from lictor.codecs.learned import Codec
 from lictor.coders import RateCoder, Shape
 from lictor.coding.tables import CdfTables
-from lictor.data import image_to_tensor
+from lictor.data.images import image_to_tensor
 from lictor.errors import DataError
 from lictor.models.base import AbstractCodecModel
 from lictor.ops import lower_bound, pad_to_multiple

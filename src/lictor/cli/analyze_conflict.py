@@ -57,7 +57,7 @@ def conflict(
     loaded = load_conflict_runs(runs)
     targets = output_files(out, _OUTPUTS, force=force)
     means = phase_means(loaded, phases)
-    from lictor.analysis.conflict_charts import save_layer_chart, save_score_chart
+    from lictor.reporting.conflict_charts import save_layer_chart, save_score_chart
 
     save_score_chart(targets["scores.png"], loaded, window=window)
     save_layer_chart(targets["layers.png"], loaded)

@@ -12,7 +12,7 @@ from lictor.cli.messages import say
 from lictor.cli.outputs import output_files
 
 if TYPE_CHECKING:
-    from lictor.analysis.mode_story import ModeStory
+    from lictor.analysis.modes import ModeStory
 
 _OUTPUTS = ("run.png", "layers.png", "trajectories.png", "modes.json", "modes.csv")
 _PIPE_WIDTH = 120
@@ -35,12 +35,12 @@ def modes(
             tensor), trajectories.png (weights against their lines), modes.json and modes.csv.
         force: Overwrite existing files.
     """
-    from lictor.analysis.mode_story import load_mode_story, story_to_csv
+    from lictor.analysis.modes import load_mode_story, story_to_csv
     from lictor.files import write_file
 
     story = load_mode_story(run)
     targets = output_files(out, _OUTPUTS, force=force)
-    from lictor.analysis.mode_charts import (
+    from lictor.reporting.mode_charts import (
         save_layer_chart,
         save_run_chart,
         save_trajectory_chart,
@@ -78,7 +78,7 @@ def _summary(story: "ModeStory") -> dict[str, Any]:
 def _show(story: "ModeStory") -> None:
     from rich.console import Console
 
-    from lictor.analysis.mode_story import summary_rows
+    from lictor.analysis.modes import summary_rows
     from lictor.cli.progress import table
 
     rows = summary_rows(story)

@@ -12,7 +12,7 @@ from lictor.cli.outputs import output_files
 from lictor.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lictor.analysis.nqm_tables import Cell, Settings, Table
+    from lictor.analysis.nqm.tables import Cell, Settings, Table
 
 Numbers = Annotated[tuple[float, ...], arg(help_behavior_hint="")]
 Counts = Annotated[tuple[int, ...], arg(help_behavior_hint="")]
@@ -56,7 +56,7 @@ def nqm(
         seed: Seed of the simulations.
         force: Overwrite existing files.
     """
-    from lictor.analysis.nqm_tables import NUM_GROUPS, Settings, all_tables
+    from lictor.analysis.nqm.tables import NUM_GROUPS, Settings, all_tables
     from lictor.cli.progress import follow
 
     settings = Settings(
@@ -77,9 +77,9 @@ def _write(
     targets: Mapping[str, Path], settings: "Settings", seed: int, tables: "Mapping[str, Table]"
 ) -> None:
     """Write charts and tables, each file whole or not at all."""
-    from lictor.analysis import nqm_charts as charts
-    from lictor.analysis.nqm_tables import table_to_csv, tables_to_json
+    from lictor.analysis.nqm.tables import table_to_csv, tables_to_json
     from lictor.files import write_file
+    from lictor.reporting import nqm_charts as charts
 
     charts.save_alpha_chart(targets["alpha.png"], settings, tables["ratios"])
     charts.save_interval_chart(targets["interval.png"], settings, tables["ratios"])
@@ -96,7 +96,7 @@ def _show(tables: "Sequence[Table]") -> None:
     """Print every table, and how far the simulations were from the closed forms."""
     from rich.console import Console
 
-    from lictor.analysis.nqm_tables import deviations
+    from lictor.analysis.nqm.tables import deviations
     from lictor.cli.progress import table as lay_out
 
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)

@@ -18,7 +18,7 @@ from lictor.errors import ConfigError
 
 if TYPE_CHECKING:
     from lictor.analysis.outliers import CodecReport, Outliers
-    from lictor.codec import Codec
+    from lictor.codecs.learned import Codec
 
 Codecs = Annotated[tuple[str, ...], arg(metavar="CODEC...", help_behavior_hint="")]
 _FORMAT = "lictor-outliers-1"
@@ -59,10 +59,10 @@ def outliers(
         force: Overwrite existing files.
     """
     from lictor.analysis.outliers import codec_outliers
-    from lictor.analysis.outliers_chart import save_outlier_chart
     from lictor.cli.progress import over
-    from lictor.data import list_images, load_image
+    from lictor.data.images import list_images, load_image
     from lictor.files import write_file
+    from lictor.reporting.outliers_chart import save_outlier_chart
 
     if not codecs:
         complain("analyze outliers needs at least one codec file or run folder; see --help")
@@ -86,7 +86,7 @@ def outliers(
 
 def _load(names: Sequence[str]) -> "dict[str, Codec]":
     from lictor.cli.quantize import load_codec
-    from lictor.codec import Codec
+    from lictor.codecs.learned import Codec
     from lictor.training.run import load_run
 
     loaded = dict[str, Any]()

@@ -18,9 +18,9 @@ from lictor.cli.outputs import output_files
 from lictor.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lictor.codec import Codec
-    from lictor.data import ImageFolder
-    from lictor.evaluation.curve import ImageResult
+    from lictor.codecs.learned import Codec
+    from lictor.comparison.curve import ImageResult
+    from lictor.data.folder import ImageFolder
     from lictor.evaluation.quantization import Cost, FamilyCost
     from lictor.ptq.scheme import Scheme
 
@@ -151,7 +151,7 @@ def _load(names: Sequence[str]) -> "dict[str, Codec]":
 
 
 def _pictures(folder: Path, limit: int | None) -> dict[str, np.ndarray]:
-    from lictor.data import list_images, load_image
+    from lictor.data.images import list_images, load_image
 
     paths = list_images(folder)[:limit]
     return {printable(path.relative_to(folder).as_posix()): load_image(path) for path in paths}
@@ -263,11 +263,11 @@ def _write(
     rows: "_Rows",
     settings: dict[str, Any],
 ) -> None:
+    from lictor.comparison.curve import row_to_json
     from lictor.evaluation import quantization
-    from lictor.evaluation.curve import row_to_json
     from lictor.evaluation.provenance import provenance
-    from lictor.evaluation.ptq_chart import save_cost_chart
     from lictor.files import write_file
+    from lictor.reporting.ptq_chart import save_cost_chart
 
     def entry(cost: "Cost | FamilyCost") -> dict[str, Any]:
         flat = {**asdict(cost), **asdict(cost.scheme), "scheme": cost.scheme.label}

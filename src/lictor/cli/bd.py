@@ -14,10 +14,10 @@ from lictor.errors import ConfigError, DataError, LictorError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lictor.evaluation.bd import Comparison
-    from lictor.evaluation.curve import Curve
-    from lictor.evaluation.findings import Finding
-    from lictor.evaluation.tables import Table
+    from lictor.comparison.bd import Comparison
+    from lictor.comparison.curve import Curve
+    from lictor.comparison.findings import Finding
+    from lictor.comparison.tables import Table
 
 Anchor = Annotated[str, arg(metavar="ANCHOR", help_behavior_hint="")]
 Tests = Annotated[tuple[str, ...], arg(metavar="TEST...", help_behavior_hint="")]
@@ -72,8 +72,8 @@ def bd(
         out: Write the table to this file.
         force: Compare all the same, where there is still a number, and only warn.
     """
-    from lictor.evaluation.bd import Bootstrap
-    from lictor.evaluation.tables import FORMATS
+    from lictor.comparison.bd import Bootstrap
+    from lictor.comparison.tables import FORMATS
 
     if not tests:
         complain("bd needs at least one curve to compare with the anchor; see --help")
@@ -100,7 +100,7 @@ def bd(
 
 def _format(wanted: str | None, out: Path | None) -> str:
     """Choose the form of the table from --format and the output's suffix."""
-    from lictor.evaluation.tables import SUFFIXES
+    from lictor.comparison.tables import SUFFIXES
 
     if out is None:
         return wanted or "terminal"
@@ -116,8 +116,8 @@ def load(name: str) -> "Curve":
 
     Raises `DataError` when it is neither, with the anchors of nearly that name.
     """
-    from lictor.evaluation.anchors import anchor_names, load_anchor, near_anchors
-    from lictor.evaluation.curve import load_curve
+    from lictor.comparison.anchors import anchor_names, load_anchor, near_anchors
+    from lictor.comparison.curve import load_curve
 
     try:
         exists = Path(name).exists()
@@ -138,7 +138,7 @@ def _compare_all(
     anchor_name: str, names: Sequence[str], how: dict[str, Any], *, methods: Sequence[str]
 ) -> tuple[list["Comparison"], int]:
     """Compare each curve that can be read; return how many cannot. Say why something is refused."""
-    from lictor.evaluation.bd import compare
+    from lictor.comparison.bd import compare
 
     anchor = load(anchor_name)
     tests: list[tuple[str, Curve]] = []
@@ -195,7 +195,7 @@ def _console() -> "Console":
 
 
 def _show(comparisons: Sequence["Comparison"], *, per_image: bool) -> None:
-    from lictor.evaluation.tables import bd_table, image_table
+    from lictor.comparison.tables import bd_table, image_table
 
     console = _console()
     table = bd_table(comparisons)
@@ -263,8 +263,8 @@ def anchors(
         filter: List only those with this text in their name, label or source.
         json: Print one JSON object; a single curve is then a results file.
     """
-    from lictor.evaluation.anchors import anchor_names, load_anchor
-    from lictor.evaluation.curve import curve_to_json
+    from lictor.comparison.anchors import anchor_names, load_anchor
+    from lictor.comparison.curve import curve_to_json
 
     if name is not None:
         curve = load_anchor(name)
@@ -297,7 +297,7 @@ def _searchable(curve: "Curve") -> str:
 
 
 def _summary(curve: "Curve") -> dict[str, Any]:
-    from lictor.evaluation.curve import METRICS
+    from lictor.comparison.curve import METRICS
 
     psnr = curve.columns.get("psnr")
     return {
@@ -311,7 +311,7 @@ def _summary(curve: "Curve") -> dict[str, Any]:
 
 
 def _list_anchors(curves: Sequence["Curve"]) -> None:
-    from lictor.evaluation.tables import Table
+    from lictor.comparison.tables import Table
 
     console = _console()
     text = ("source", "label", "metrics")
@@ -335,7 +335,7 @@ def _list_anchors(curves: Sequence["Curve"]) -> None:
 
 
 def _show_anchor(curve: "Curve") -> None:
-    from lictor.evaluation.tables import Table
+    from lictor.comparison.tables import Table
 
     console = _console()
     about = {"name": curve.name, **curve.provenance, "dataset": curve.dataset}

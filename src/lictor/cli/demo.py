@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
 from lictor.cli.progress import deadline, log_to_terminal, over, show_training, table
-from lictor.codec import Codec
+from lictor.codecs.learned import Codec
 from lictor.config import (
     DataConfig,
     LossConfig,
@@ -26,7 +26,7 @@ from lictor.config import (
     RunConfig,
     TrainConfig,
 )
-from lictor.data import load_image
+from lictor.data.images import load_image
 from lictor.errors import DataError, LictorError
 from lictor.evaluation.peers import PEERS, encode_to_size
 from lictor.files import atomic_file, write_file

@@ -14,8 +14,8 @@ from lictor.cli.messages import complain
 from lictor.errors import ConfigError, LictorError
 
 if TYPE_CHECKING:
+    from lictor.comparison.curve import Curve
     from lictor.evaluation.contenders import Contender
-    from lictor.evaluation.curve import Curve
     from lictor.evaluation.sweep import Outcome, Picture
 
 Codecs = Annotated[tuple[str, ...], arg(name="codecs", metavar="CODEC...", help_behavior_hint="")]

@@ -63,7 +63,7 @@ def _version() -> str:
 
 
 def _load_codec(path: Path | None) -> Any:
-    from lictor.codec import Codec
+    from lictor.codecs.learned import Codec
 
     return Codec.default() if path is None else Codec.load(path)
 
@@ -135,7 +135,7 @@ def compress(
         codec: Codec file; the one that ships with lictor if not given.
         force: Overwrite existing files.
     """
-    from lictor.data import load_image
+    from lictor.data.images import load_image
     from lictor.files import write_file
     from lictor.metrics import bpp
 
@@ -320,7 +320,7 @@ def freeze(
     """
     import torch
 
-    from lictor.codec import Codec
+    from lictor.codecs.learned import Codec
     from lictor.config import config_to_dict
     from lictor.training.run import load_run
 

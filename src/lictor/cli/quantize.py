@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from lictor.codec import Codec
-    from lictor.data import ImageFolder
+    from lictor.codecs.learned import Codec
+    from lictor.data.folder import ImageFolder
     from lictor.models.base import AbstractCodecModel, Output
 
 Bits = Annotated[int | None, arg(metavar="BITS", help_behavior_hint="")]
@@ -63,7 +63,7 @@ def quantize(
         seed: Seed of the choice of crops.
         force: Overwrite an existing file.
     """
-    from lictor.codec import Codec
+    from lictor.codecs.learned import Codec
     from lictor.ptq.calibrate import Ranges, calibration_crops, calibration_pictures, observe
     from lictor.ptq.quantize import quantize as quantize_model
     from lictor.ptq.scheme import Scheme
@@ -107,7 +107,7 @@ def quantize(
 
 def load_codec(name: str) -> "Codec":
     """Return the codec of a file, or the one that ships with lictor for the name `default`."""
-    from lictor.codec import Codec
+    from lictor.codecs.learned import Codec
 
     return Codec.default() if name == DEFAULT else Codec.load(name)
 

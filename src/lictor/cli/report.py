@@ -11,8 +11,8 @@ from lictor.cli.messages import complain, say
 from lictor.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from lictor.evaluation.charts import View
-    from lictor.evaluation.report_sources import Source
+    from lictor.reporting.charts import View
+    from lictor.reporting.sources import Source
 
 Results = Annotated[tuple[str, ...], arg(metavar="RESULT...", help_behavior_hint="")]
 Page = Annotated[Path | None, arg(aliases=["-o"], metavar="FILE.html", help_behavior_hint="")]
@@ -56,10 +56,10 @@ def report(
         log_rate: Give these charts a logarithmic rate axis.
         force: Overwrite existing files.
     """
-    from lictor.evaluation.charts import CHART_FORMATS, save_chart
-    from lictor.evaluation.report import Options, build_report
-    from lictor.evaluation.report_sources import load_sources
     from lictor.files import write_file
+    from lictor.reporting.charts import CHART_FORMATS, save_chart
+    from lictor.reporting.page import Options, build_report
+    from lictor.reporting.sources import load_sources
 
     if not results:
         complain("report needs at least one results file, folder or published curve; see --help")
@@ -89,7 +89,7 @@ def report(
 
 def _view(metric: str, aggregation: str, sources: "Sequence[Source]") -> "View":
     """Return what charts show: the metric averaged as asked, if there are two ways."""
-    from lictor.evaluation.charts import View, views
+    from lictor.reporting.charts import View, views
 
     known = [v for v in views([source.curve for source in sources]) if v.metric == metric]
     wanted = View(metric, aggregation)

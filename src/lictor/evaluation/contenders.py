@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lictor.codec import Codec, ImageCodec
+from lictor.codecs.learned import Codec
+from lictor.codecs.protocol import ImageCodec
 from lictor.errors import ConfigError
 from lictor.evaluation.external import CommandCodec, load_command_config
 from lictor.evaluation.peers import PEERS

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lictor.data import load_image
+from lictor.comparison.curve import Curve
+from lictor.data.images import load_image
 from lictor.evaluation.contenders import Contender
-from lictor.evaluation.curve import Curve
 from lictor.evaluation.speed import measure_speed
 from lictor.evaluation.sweep import Picture
 

@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from lictor.data import load_image
+from lictor.data.images import load_image
 from lictor.errors import BitstreamError, ConfigError, LictorError, TimeLimitError
 
 PICTURE_SUFFIXES = (".png", ".ppm", ".bmp")

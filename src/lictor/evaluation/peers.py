@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, features
 
-from lictor.codec import ImageCodec
+from lictor.codecs.protocol import ImageCodec
 from lictor.errors import BitstreamError, ConfigError
 
 QUALITIES = tuple(range(0, 101))

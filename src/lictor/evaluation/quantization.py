@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lictor.codec import Codec, ImageCodec
+from lictor.codecs.learned import Codec
+from lictor.codecs.protocol import ImageCodec
+from lictor.comparison.bd import compare
+from lictor.comparison.curve import Curve, ImageResult, curve_from_rows
 from lictor.errors import ConfigError, LictorError
-from lictor.evaluation.bd import compare
-from lictor.evaluation.curve import Curve, ImageResult, curve_from_rows
 from lictor.evaluation.rd import image_hash
 from lictor.metrics import bpp, luma, mse, psnr_of_mse
 from lictor.models.base import AbstractCodecModel

@@ -7,9 +7,9 @@ import time
 import numpy as np
 from jaxtyping import UInt8
 
-from lictor.codec import ImageCodec, RateEstimate
+from lictor.codecs.protocol import ImageCodec, RateEstimate
+from lictor.comparison.curve import ImageResult
 from lictor.errors import LictorError
-from lictor.evaluation.curve import ImageResult
 from lictor.evaluation.perceptual import Lpips
 from lictor.metrics import bpp, luma, ms_ssim, mse, psnr_of_mse
 

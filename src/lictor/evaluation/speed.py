@@ -25,7 +25,8 @@ import torch
 from jaxtyping import UInt8
 from torch import nn
 
-from lictor.codec import Codec, ImageCodec
+from lictor.codecs.learned import Codec
+from lictor.codecs.protocol import ImageCodec
 from lictor.coding.stopwatch import Clock, time_coding
 from lictor.errors import ConfigError, DataError, LictorError
 from lictor.evaluation.provenance import cpu_name

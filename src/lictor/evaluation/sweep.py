@@ -25,11 +25,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lictor.codec import Codec, ImageCodec
-from lictor.data import list_images, load_image
-from lictor.errors import DataError, LictorError, TimeLimitError
-from lictor.evaluation.contenders import Contender, Setting
-from lictor.evaluation.curve import (
+from lictor.codecs.learned import Codec
+from lictor.codecs.protocol import ImageCodec
+from lictor.comparison.curve import (
     Curve,
     ImageResult,
     curve_from_rows,
@@ -37,6 +35,9 @@ from lictor.evaluation.curve import (
     row_from_json,
     row_to_json,
 )
+from lictor.data.images import list_images, load_image
+from lictor.errors import DataError, LictorError, TimeLimitError
+from lictor.evaluation.contenders import Contender, Setting
 from lictor.evaluation.perceptual import Lpips
 from lictor.evaluation.pictures import original_path, picture_path
 from lictor.evaluation.rd import evaluate_image, image_hash

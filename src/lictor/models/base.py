@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from lictor.coders import LatentCoder, RateCoder, Shape
 from lictor.layers.entropy_network import EntropyNetwork
+from lictor.layers.quantize.surrogate import Surrogate
 from lictor.ops import crop, pad_to_multiple
 from lictor.priors.base import AbstractPrior
-from lictor.surrogates import Surrogate
 
 # The latents of a batch by name, such as "y" and "z": before quantization or after it.
 Latents = Mapping[str, Float[Tensor, "b _ _ _"]]

@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lictor.data import ImageFolder, batch_to_tensor, list_images, load_image, make_batch
+from lictor.data.crops import batch_to_tensor, make_batch
+from lictor.data.folder import ImageFolder
+from lictor.data.images import list_images, load_image
 from lictor.errors import ConfigError, DataError
 from lictor.models.base import AbstractCodecModel
 from lictor.ptq.fake_quant import ActivationGrid, Layer, output_axis

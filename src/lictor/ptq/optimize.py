@@ -17,13 +17,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lictor.errors import ConfigError
+from lictor.layers.quantize.surrogate import Mixed, Surrogate
 from lictor.models.base import AbstractCodecModel, Output
 from lictor.ops import round_ste
 from lictor.ptq.fake_quant import along, code_range
 from lictor.ptq.layer import QuantizedLayer, channel_axis, with_steps
 from lictor.ptq.scheme import replace_layer
 from lictor.ptq.storage import quantized_layers
-from lictor.surrogates import Mixed, Surrogate
 
 Loss = Callable[[Float[Tensor, "b 3 h w"], Output], Float[Tensor, ""]]
 _WARMUP = 10

@@ -16,10 +16,12 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lictor.config import RunConfig
-from lictor.data import ImageFolder, Prefetcher, make_batch
+from lictor.data.crops import make_batch
+from lictor.data.folder import ImageFolder
+from lictor.data.prefetch import Prefetcher
 from lictor.errors import LictorError
+from lictor.layers.quantize.surrogate import Surrogate, build_surrogate
 from lictor.models.base import AbstractCodecModel
-from lictor.surrogates import Surrogate, build_surrogate
 from lictor.training.checkpoint import RunState
 from lictor.training.hooks import TrainHook
 from lictor.training.loss import rate_distortion

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from lictor.errors import ConfigError
+from lictor.layers.quantize.surrogate import Surrogate
 from lictor.models.base import AbstractCodecModel
 from lictor.optim.precondition import check_linear_map, precondition
-from lictor.surrogates import Surrogate
 from lictor.training.alignment import cosines, dots, ratios
 from lictor.training.loss import rate_distortion
 

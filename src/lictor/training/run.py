@@ -22,20 +22,16 @@ from typing import IO, Any
 import torch
 
 from lictor.config import RunConfig, config_to_dict
-from lictor.data import (
-    ImageFolder,
-    batch_to_tensor,
-    image_to_tensor,
-    make_batch,
-    open_image_folder,
-)
+from lictor.data.crops import batch_to_tensor, make_batch
+from lictor.data.folder import ImageFolder, open_image_folder
+from lictor.data.images import image_to_tensor
 from lictor.errors import CheckpointError, ConfigError, DataError
 from lictor.files import locked_folder, write_file
+from lictor.layers.quantize.surrogate import build_surrogate
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import build_model
 from lictor.optim.factory import build_optimizer
 from lictor.optim.precondition import check_linear_map
-from lictor.surrogates import build_surrogate
 from lictor.training.checkpoint import (
     RunState,
     checkpoint_config,

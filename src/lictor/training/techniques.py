@@ -17,9 +17,9 @@ from lictor.config import RunConfig, StdetConfig
 from lictor.errors import ConfigError
 from lictor.models.base import AbstractCodecModel
 from lictor.training.hooks import TrainHook
-from lictor.training.selection import Schedule
 from lictor.training.sma import SMA
-from lictor.training.stdet import STDET, Choices
+from lictor.training.stdet.hook import STDET, Choices
+from lictor.training.stdet.selection import Schedule
 
 
 def snapshot_interval(settings: StdetConfig, steps_per_epoch: float) -> int:

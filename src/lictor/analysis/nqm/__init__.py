@@ -1,0 +1,1 @@
+"""The noisy quadratic model: closed forms, simulations, tables."""

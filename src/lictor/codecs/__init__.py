@@ -1,0 +1,1 @@
+"""Frozen codecs: what makes files and reads them."""

@@ -1,0 +1,33 @@
+"""What a codec is to everything above: two methods and a name; what else some can do."""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+
+@runtime_checkable
+class ImageCodec(Protocol):
+    """Anything that turns 8-bit pictures into bytes and back."""
+
+    @property
+    def name(self) -> str:
+        """Say which codec, at which setting, in a table."""
+        ...
+
+    def encode(self, image: UInt8[np.ndarray, "h w c"]) -> bytes:
+        """Compress a grey or RGB picture."""
+        ...
+
+    def decode(self, data: bytes) -> UInt8[np.ndarray, "h w c"]:
+        """Restore the picture that `encode` compressed."""
+        ...
+
+
+@runtime_checkable
+class RateEstimate(Protocol):
+    """A codec that can tell what its model thinks a file costs."""
+
+    def estimate_bytes(self, data: bytes) -> float:
+        """Return the size that the model's rate predicts for a whole file made by this codec."""
+        ...

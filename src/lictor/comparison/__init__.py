@@ -1,0 +1,1 @@
+"""Numbers about rate-distortion curves; nothing here knows a codec."""

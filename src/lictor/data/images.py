@@ -1,0 +1,105 @@
+"""One picture: from a file to an array, and between arrays and tensors."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageFile, ImageOps
+from torch import Tensor
+
+from lictor.errors import DataError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+# Where Pillow itself refuses; from half of it on it warns of a "bomb", which a photograph is not.
+MAX_IMAGE_PIXELS = 178_956_970
+
+
+def load_image(path: Path | str) -> UInt8[np.ndarray, "h w c"]:
+    """Read a picture as 8-bit grey (`c = 1`) or RGB (`c = 3`), upright.
+
+    The orientation tag is applied, palettes and CMYK become RGB, an opaque alpha channel is
+    dropped. Raises `DataError` for anything that is not an 8-bit picture, and for transparency.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, not a picture")
+    try:
+        if path.exists() and not path.is_file():  # a pipe would block for ever
+            raise DataError(f"{path}: is not a regular file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                if _is_deep(opened):
+                    raise DataError(
+                        f"{path}: more than 8 bits a sample; convert it to 8 bits first"
+                    )
+                image = ImageOps.exif_transpose(opened)
+                image.load()
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: more than {MAX_IMAGE_PIXELS} pixels; split it first") from error
+    except Exception as error:  # Pillow's decoders raise anything on damaged files
+        reason = "empty file" if path.exists() and path.stat().st_size == 0 else str(error)
+        raise DataError(f"{path}: not a readable picture ({reason})") from error
+    return _to_array(image, path)
+
+
+def _is_deep(image: ImageFile.ImageFile) -> bool:
+    """Tell whether Pillow is about to cut samples down to 8 bits, which only its decoder knows."""
+    for tile in image.tile:
+        args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        if args and isinstance(args[0], str) and ";16" in args[0]:
+            return True
+        # Portable pixmaps: (raw mode, greatest value).
+        if tile.codec_name in ("ppm", "ppm_plain") and len(args) > 1 and args[1] != 255:
+            return image.mode != "1"
+    return False
+
+
+def _to_array(image: Image.Image, path: Path) -> UInt8[np.ndarray, "h w c"]:
+    if image.mode.startswith("I") or image.mode == "F":
+        raise DataError(f"{path}: {image.mode} samples; convert it to 8 bits a channel first")
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
+        if alpha.getextrema() != (255, 255):
+            raise DataError(f"{path}: has transparency; flatten it onto a background first")
+    if image.mode in ("1", "L", "LA"):
+        return np.asarray(image.convert("L"))[:, :, None]
+    return np.asarray(image.convert("RGB"))
+
+
+def image_to_tensor(image: UInt8[np.ndarray, "h w c"]) -> Float[Tensor, "1 3 h w"]:
+    """Turn an 8-bit grey or RGB image into a float32 RGB tensor in [0, 1]."""
+    channels = np.array(np.broadcast_to(image, (*image.shape[:2], 3)))  # torch wants its own
+    return torch.from_numpy(channels).permute(2, 0, 1)[None].float().div_(255)
+
+
+def tensor_to_image(
+    x: Float[Tensor, "1 3 h w"], *, channels: int = 3
+) -> UInt8[np.ndarray, "h w c"]:
+    """Round a tensor in [0, 1] to 8 bits; with `channels=1` the mean of R, G and B."""
+    pixels = x[0].mul(255)
+    if channels == 1:
+        pixels = pixels.mean(0, keepdim=True)
+    pixels = pixels.round().clamp_(0, 255)
+    return pixels.permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
+
+
+def list_images(folder: Path | str) -> list[Path]:
+    """Return all pictures of a folder tree, sorted; raises `DataError` if there are none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of pictures")
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    )
+    if not paths:
+        raise DataError(f"{folder}: contains no pictures ({', '.join(IMAGE_SUFFIXES)})")
+    return paths

@@ -1,0 +1,1 @@
+"""Quantization while a model learns: what stands for rounding."""
