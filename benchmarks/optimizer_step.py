@@ -32,7 +32,7 @@ import torch
 
 from lictor.config import OptimConfig
 from lictor.evaluation.provenance import cpu_name, versions
-from lictor.layers.quantize.surrogate import AdditiveNoise
+from lictor.layers.quantize.surrogate import noise
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import build_model
 from lictor.optim import SOAP
@@ -95,7 +95,7 @@ class Side:
         train_step(
             self.model,
             self.x,
-            surrogate=AdditiveNoise(),
+            surrogate=noise(),
             lmbda=0.0067,
             optimizer=self.optimizer,
             hooks=(),

@@ -45,7 +45,7 @@ Step = Callable[[], object]
 
 def lictor_step(args: argparse.Namespace, precision: torch.dtype) -> Step:
     from lictor.config import OptimConfig
-    from lictor.layers.quantize.surrogate import AdditiveNoise
+    from lictor.layers.quantize.surrogate import noise
     from lictor.models.hyperprior import MeanScaleHyperpriorModel
     from lictor.optim.factory import build_optimizer
     from lictor.training.loop import train_step
@@ -59,7 +59,7 @@ def lictor_step(args: argparse.Namespace, precision: torch.dtype) -> Step:
     return lambda: train_step(
         model,
         x,
-        surrogate=AdditiveNoise(),
+        surrogate=noise(),
         lmbda=LMBDA,
         optimizer=optimizer,
         hooks=(),

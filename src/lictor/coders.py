@@ -12,9 +12,8 @@ symbols are written, or symbols are read; the model cannot tell.
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lictor.coding.stream import SymbolDecoder, SymbolEncoder
@@ -46,8 +45,34 @@ class LatentCoder(Protocol):
         ...
 
 
-def _as_decoded(rounded: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """Copy rounded values into the one memory layout and the one zero that all coders give.
+@runtime_checkable
+class Rounding(Protocol):
+    """Chooses the integer of each residual: the encoder's freedom, which no decoder sees."""
+
+    def __call__(
+        self,
+        name: str,
+        residual: Float[Tensor, "b c h w"],
+        prior: AbstractPrior,
+        params: tuple[Tensor, ...],
+    ) -> Float[Tensor, "b c h w"]:
+        """Return whole numbers, as floats, of the residual's shape."""
+        ...
+
+
+def nearest(
+    name: str,
+    residual: Float[Tensor, "b c h w"],
+    prior: AbstractPrior,
+    params: tuple[Tensor, ...],
+) -> Float[Tensor, "b c h w"]:
+    """Return the nearest integer, the even one at halves: the least distortion of the latent."""
+    del name, prior, params
+    return residual.round()
+
+
+def _as_decoded(rounded: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Copy whole numbers into the one type, memory layout and zero that all coders give.
 
     Convolutions sum in another order for another layout: without this, the picture that the encoder
     sees differs from the decoded one in the last bit.
@@ -82,22 +107,21 @@ class RateCoder:
         assert latent.shape == shape, f"{name}: {tuple(latent.shape)} is not {shape}"
         # Rates and rounding need float32 even where the transforms run in bfloat16.
         params = tuple(p.float() for p in params)
-        center = prior.center(params)
-        residual = latent.float() if center is None else latent.float() - center
         if self._surrogate is None:
-            for_synthesis = for_rate = _as_decoded(residual.round())
+            for_rate = _as_decoded(prior.residual(latent.float(), params).round())
+            quantized = prior.restore(for_rate, params)
         else:
-            for_synthesis, for_rate = self._surrogate(residual, self._generator)
+            quantized, for_rate = self._surrogate(latent.float(), prior, params, self._generator)
         bits = prior.bits(for_rate, params).sum((1, 2, 3))
         self.bits[name] = self.bits[name] + bits if name in self.bits else bits
-        return for_synthesis if center is None else for_synthesis + center
+        return quantized
 
 
 class EncodeCoder:
     """Rounds each latent and writes its symbols; `finish` gives the payload."""
 
-    def __init__(self, tables: Mapping[str, CdfTables]):
-        self._tables = tables
+    def __init__(self, tables: Mapping[str, CdfTables], *, rounding: Rounding = nearest):
+        self._tables, self._rounding = tables, rounding
         self._encoder = SymbolEncoder()
 
     def code(
@@ -111,17 +135,15 @@ class EncodeCoder:
         """Round `latent` and put its symbols; raises `DataError` where it is not finite."""
         assert latent is not None
         assert latent.shape == shape, f"{name}: {tuple(latent.shape)} is not {shape}"
-        center = prior.center(params)
-        residual = latent if center is None else latent - center
+        residual = prior.residual(latent, params)
         if not bool(torch.isfinite(residual).all()):
             raise DataError(f"latent {name} is not finite: the model overflows on this image")
         # float32 holds every integer up to 2^24; a latent beyond that is no codec's.
-        rounded = residual.round().clamp_(-(2.0**24), 2.0**24)
-        symbols = rounded.to(torch.int32).contiguous().numpy()
+        rounded = self._rounding(name, residual, prior, params).clamp(-(2.0**24), 2.0**24)
+        symbols = rounded.to(torch.int32).contiguous()
         indexes = prior.indexes(shape, params).contiguous().numpy()
-        self._encoder.put(symbols, indexes, self._tables[name])
-        rounded = _as_decoded(rounded)
-        return rounded if center is None else rounded + center
+        self._encoder.put(symbols.numpy(), indexes, self._tables[name])
+        return prior.restore(_as_decoded(symbols), params)
 
     def finish(self) -> tuple[bytes, int]:
         """Return the payload and the checksum of all symbols."""
@@ -178,11 +200,9 @@ class DecodeCoder:
     ) -> Float[Tensor, "b c h w"]:
         """Get the symbols of a latent; raises `BitstreamError` where the payload is damaged."""
         assert latent is None
-        center = prior.center(params)
         indexes = prior.indexes(shape, params).contiguous().numpy()
         symbols = self._decoder.get(indexes, self._tables[name])
-        rounded = _as_decoded(torch.from_numpy(np.asarray(symbols, dtype=np.float32)))
-        return rounded if center is None else rounded + center
+        return prior.restore(_as_decoded(torch.from_numpy(symbols)), params)
 
     def finish(self) -> int:
         """Check that the payload is used up and return the checksum of all symbols."""

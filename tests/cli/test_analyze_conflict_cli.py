@@ -1,15 +1,12 @@
 """`lictor analyze conflict`: from trained runs to files, and one line for each mistake."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from conflict_fixtures import row, write_run
 
 from lictor.cli.main import main
-
-sys.path.append(str(Path(__file__).parents[1] / "analysis"))
-from conflict_fixtures import row, write_run
 
 TINY = """
 [model]

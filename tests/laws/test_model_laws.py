@@ -13,7 +13,7 @@ from lictor.coding.stream import choose_lanes, overhead_bytes
 from lictor.coding.tables import TOTAL
 from lictor.errors import BitstreamError, DataError
 from lictor.layers.entropy_network import EntropyNetwork
-from lictor.layers.quantize.surrogate import SURROGATES, Mixed
+from lictor.layers.quantize.surrogate import SURROGATES, mixed
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import MODELS, build_model
 from lictor.ops import crop, pad_to_multiple
@@ -83,7 +83,7 @@ def test_any_size_comes_back_in_its_size_and_costs_bits(name, size):
 @EVERY
 def test_every_weight_gets_a_gradient_from_rate_and_distortion(name):
     model, x = tiny_model(name), photo_tensor(1, 64, 64)
-    out = model(x, surrogate=Mixed(), generator=torch.Generator().manual_seed(0))
+    out = model(x, surrogate=mixed(), generator=torch.Generator().manual_seed(0))
     (out.total_bits.mean() + (out.x_hat - x).square().sum()).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
@@ -250,7 +250,7 @@ class SampleCoder:
     def __init__(self, model: AbstractCodecModel):
         self.tables = tables_of(model)
         self.rate, self.encoder = RateCoder(), EncodeCoder(self.tables)
-        self.noisy = RateCoder(Mixed(), torch.Generator().manual_seed(0))
+        self.noisy = RateCoder(mixed(), torch.Generator().manual_seed(0))
         self.rng = np.random.default_rng(0)
 
     def code(
@@ -267,9 +267,7 @@ class SampleCoder:
                 cdf = tables.cdf[row, : tables.lengths[row] + 1]
                 symbol = np.searchsorted(cdf, slots, side="right") - 1
                 residual[rows == row] = symbol + tables.offset[row]
-        center = prior.center(params)
-        drawn = torch.from_numpy(residual).float()
-        drawn = drawn if center is None else drawn + center
+        drawn = prior.restore(torch.from_numpy(residual).float(), params)
         for coder in (self.rate, self.noisy):
             coder.code(name, drawn, prior, *params, shape=shape)
         return self.encoder.code(name, drawn, prior, *params, shape=shape)

@@ -170,9 +170,11 @@ def test_scales_of_the_table_choose_themselves_and_others_clamp():
 def test_means_are_the_center_and_change_neither_bits_nor_indexes():
     prior, shape = GaussianPrior(), (1, 2, 3, 3)
     means, scales = torch.randn(shape), torch.rand(shape) + 0.2
-    residual = torch.randn(shape)
-    assert prior.center((means, scales)) is means
-    assert prior.center((scales,)) is None
+    latent, residual = torch.randn(shape), torch.randn(shape)
+    assert torch.equal(prior.residual(latent, (means, scales)), latent - means)
+    assert torch.equal(prior.restore(residual, (means, scales)), residual + means)
+    assert prior.residual(latent, (scales,)) is latent
+    assert prior.restore(residual, (scales,)) is residual
     assert torch.equal(prior.bits(residual, (means, scales)), prior.bits(residual, (scales,)))
     assert torch.equal(prior.indexes(shape, (means, scales)), prior.indexes(shape, (scales,)))
 

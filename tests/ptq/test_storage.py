@@ -94,7 +94,7 @@ def test_another_process_decodes_the_same(tmp_path):
     encoded = codec.encode_verbose(photo(50, 70))
     (tmp_path / "a.lic").write_bytes(encoded.data)
     script = (
-        "import sys, numpy as np; from lictor.codec import Codec\n"
+        "import sys, numpy as np; from lictor import Codec\n"
         "codec = Codec.load(sys.argv[1])\n"
         "np.save(sys.argv[3], codec.decode(open(sys.argv[2], 'rb').read()))\n"
         "print(codec.fingerprint.hex())"

@@ -10,7 +10,7 @@ import torch
 from conftest import photo_tensor, tiny_model
 from lictor.config import OptimConfig
 from lictor.errors import ConfigError, DataError, LictorError
-from lictor.layers.quantize.surrogate import Mixed
+from lictor.layers.quantize.surrogate import mixed
 from lictor.models.zoo import MODELS
 from lictor.optim.factory import OPTIMIZERS, build_optimizer
 from lictor.training import loop
@@ -32,7 +32,7 @@ def same(first, second) -> bool:
 
 def take_step(model, optimizer, x, *, hooks=(), step=0, max_grad_norm=1.0, **options) -> StepReport:
     return train_step(
-        model, x, surrogate=Mixed(), lmbda=0.01, optimizer=optimizer, hooks=hooks, step=step,
+        model, x, surrogate=mixed(), lmbda=0.01, optimizer=optimizer, hooks=hooks, step=step,
         generator=torch.Generator().manual_seed(step), max_grad_norm=max_grad_norm, **options,
     )  # fmt: skip
 
@@ -63,7 +63,7 @@ def test_a_step_reports_the_loss_before_it_and_the_norm_before_clipping(precisio
     optimizer = build_optimizer(model, OptimConfig("adam", lr=1e-3, beta2=0.999))
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16)
     with torch.no_grad(), autocast:
-        out = model(x, surrogate=Mixed(), generator=torch.Generator().manual_seed(0))
+        out = model(x, surrogate=mixed(), generator=torch.Generator().manual_seed(0))
     before = rate_distortion(x, out, 0.01)
     report = take_step(model, optimizer, x, max_grad_norm=1e-3, precision=precision)
     assert report.loss == float(before.total)

@@ -13,7 +13,7 @@ from torch import nn
 from conftest import photo_tensor, tiny_model
 from lictor.config import OptimConfig, RunConfig
 from lictor.errors import CheckpointError, ConfigError
-from lictor.layers.quantize.surrogate import Mixed
+from lictor.layers.quantize.surrogate import mixed
 from lictor.models.zoo import MODELS
 from lictor.optim.factory import OPTIMIZERS, build_optimizer
 from lictor.optim.precondition import precondition
@@ -51,14 +51,14 @@ class Run:
     def new_probe(self, optimizer=None) -> ConflictProbe:
         return ConflictProbe(
             self.model, optimizer or self.optimizer, photo_tensor(1, 64, 64, seed=9),
-            surrogate=Mixed(), lmbda=0.01, every=self.every or 1, lag=self.lag,
+            surrogate=mixed(), lmbda=0.01, every=self.every or 1, lag=self.lag,
             record=self.rows.append,
         )  # fmt: skip
 
     def advance(self, steps: int, **options) -> "Run":
         for _ in range(steps):
             train_step(
-                self.model, photo_tensor(1, 64, 64, seed=self.step), surrogate=Mixed(), lmbda=0.01,
+                self.model, photo_tensor(1, 64, 64, seed=self.step), surrogate=mixed(), lmbda=0.01,
                 optimizer=self.optimizer, hooks=self.hooks, step=self.step,
                 generator=self.generator, max_grad_norm=1.0, **options,
             )  # fmt: skip
@@ -128,7 +128,7 @@ def gradients(model, weight_of_rate: float, weight_of_distortion: float) -> dict
     model = copy.deepcopy(model)
     model.zero_grad(set_to_none=True)
     x = photo_tensor(1, 64, 64, seed=9)
-    out = model(x, surrogate=Mixed(), generator=torch.Generator().manual_seed(0))
+    out = model(x, surrogate=mixed(), generator=torch.Generator().manual_seed(0))
     loss = rate_distortion(x, out, 0.01)
     weighted = 0.01 * 255**2 * loss.distortion
     (weight_of_rate * loss.bpp + weight_of_distortion * weighted).backward()
@@ -347,7 +347,7 @@ def test_a_probe_that_never_comes_is_refused(every, lag):
     runner = Run()
     with pytest.raises(ConfigError, match=f"every {every} steps with a lag of {lag}"):
         ConflictProbe(
-            runner.model, runner.optimizer, photo_tensor(1, 64, 64), surrogate=Mixed(), lmbda=0.01,
+            runner.model, runner.optimizer, photo_tensor(1, 64, 64), surrogate=mixed(), lmbda=0.01,
             every=every, lag=lag, record=runner.rows.append,
         )  # fmt: skip
 

@@ -178,14 +178,14 @@ class _Recorder:
     ) -> Float[Tensor, "b c h w"]:
         """Round a latent; see `LatentCoder`."""
         assert latent is not None
-        center = prior.center(params)
-        residual = latent if center is None else latent - center
+        residual = prior.residual(latent, params)
+        centered = residual is not latent
         self._keep(name, latent)
-        if center is not None:
+        if centered:
             self._keep(f"{name} - mu", residual)
         if params:
             self._keep(
-                f"({name} - mu) / sigma" if center is not None else f"{name} / sigma",
+                f"({name} - mu) / sigma" if centered else f"{name} / sigma",
                 residual / lower_bound(params[-1], SCALE_MIN),
             )
         table, rows = self._tables[name], prior.indexes(shape, params).contiguous().numpy()

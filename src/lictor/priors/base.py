@@ -22,14 +22,26 @@ class AbstractPrior(nn.Module, ABC):
     """
 
     @abstractmethod
-    def center(self, params: tuple[Tensor, ...]) -> Tensor | None:
-        """Return what is subtracted before rounding and added after; None stands for zero."""
+    def residual(
+        self, latent: Float[Tensor, "b c h w"], params: tuple[Tensor, ...]
+    ) -> Float[Tensor, "b c h w"]:
+        """Return what is rounded: the latent around its center, in steps of one."""
+
+    @abstractmethod
+    def restore(
+        self, quantized: Float[Tensor, "b c h w"], params: tuple[Tensor, ...]
+    ) -> Float[Tensor, "b c h w"]:
+        """Return the latent whose residual is `quantized`; undoes `residual`."""
+
+    @abstractmethod
+    def held(self, params: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the params so that no gradient reaches the center; themselves if there is none."""
 
     @abstractmethod
     def bits(
         self, residual: Float[Tensor, "b c h w"], params: tuple[Tensor, ...]
     ) -> Float[Tensor, "b c h w"]:
-        """Return the cost in bits of each (centered) element, differentiable in everything."""
+        """Return the cost in bits of each residual, differentiable in everything."""
 
     @abstractmethod
     def tables(self) -> CdfTables:

@@ -82,9 +82,21 @@ class GaussianPrior(AbstractPrior):
     (arXiv:1809.02736).
     """
 
-    def center(self, params: tuple[Tensor, ...]) -> Tensor | None:
-        """Return the means, if there are any."""
-        return params[0] if len(params) == 2 else None
+    def residual(
+        self, latent: Float[Tensor, "b c h w"], params: tuple[Tensor, ...]
+    ) -> Float[Tensor, "b c h w"]:
+        """Subtract the means, if there are any."""
+        return latent - params[0] if len(params) == 2 else latent
+
+    def restore(
+        self, quantized: Float[Tensor, "b c h w"], params: tuple[Tensor, ...]
+    ) -> Float[Tensor, "b c h w"]:
+        """Add the means, if there are any."""
+        return quantized + params[0] if len(params) == 2 else quantized
+
+    def held(self, params: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Cut the means off from gradients."""
+        return (params[0].detach(), params[1]) if len(params) == 2 else params
 
     def bits(
         self, residual: Float[Tensor, "b c h w"], params: tuple[Tensor, ...]

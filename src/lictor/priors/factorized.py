@@ -57,10 +57,23 @@ class FactorizedPrior(AbstractPrior):
         sign = torch.where(lower + upper > 0, -1.0, 1.0).to(lower.dtype)
         return (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
 
-    def center(self, params: tuple[Tensor, ...]) -> Tensor | None:
-        """Return None: symbols are the rounded values themselves."""
+    def residual(
+        self, latent: Float[Tensor, "b c h w"], params: tuple[Tensor, ...]
+    ) -> Float[Tensor, "b c h w"]:
+        """Return the latent: symbols are the rounded values themselves."""
         assert not params
-        return None
+        return latent
+
+    def restore(
+        self, quantized: Float[Tensor, "b c h w"], params: tuple[Tensor, ...]
+    ) -> Float[Tensor, "b c h w"]:
+        """Return the quantized values."""
+        assert not params
+        return quantized
+
+    def held(self, params: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the params: there are none."""
+        return params
 
     def bits(
         self, residual: Float[Tensor, "b c h w"], params: tuple[Tensor, ...]

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lictor.errors import ConfigError
-from lictor.layers.quantize.surrogate import Mixed, Surrogate
+from lictor.layers.quantize.surrogate import Surrogate, mixed
 from lictor.models.base import AbstractCodecModel, Output
 from lictor.ops import round_ste
 from lictor.ptq.fake_quant import along, code_range
@@ -27,7 +27,7 @@ from lictor.ptq.storage import quantized_layers
 
 Loss = Callable[[Float[Tensor, "b 3 h w"], Output], Float[Tensor, ""]]
 _WARMUP = 10
-MIXED = Mixed()
+MIXED = mixed()
 
 
 @dataclass(frozen=True)

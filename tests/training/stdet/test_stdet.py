@@ -327,7 +327,7 @@ def test_modes_take_as_many_bytes_a_weight_as_the_page_on_training_says():
     size = sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
     total = len(toy.stdet.parameters)
     assert 42 * total <= size <= 42 * total + 24 * FEW["modes"]
-    page = (Path(__file__).parents[2] / "docs/how-to-train-fast.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/how-to-train-fast.md").read_text()
     assert "42 bytes a weight" in page
 
 
