@@ -94,10 +94,12 @@ class Surrogate:
         for_rate = self.rate(residual, rate_noise)
 
         held = params if self.mean_gradient == "full" else prior.held(params)
-        if held is params and self.rate == self.synthesis:
+        if held is not params:
+            quantized = self.synthesis(prior.residual(latent, held), noise)
+        elif self.rate == self.synthesis:
             quantized = for_rate
         else:
-            quantized = self.synthesis(prior.residual(latent, held), noise)
+            quantized = self.synthesis(residual, noise)
         return prior.restore(quantized, held if self.mean_gradient == "none" else params), for_rate
 
 
