@@ -268,6 +268,7 @@ def train(
     data: Path,
     out: Path,
     resume: bool = False,
+    other_data: bool = False,
     overrides: Annotated[
         tuple[str, ...], arg(name="set", metavar="KEY=VALUE...", help_behavior_hint="")
     ] = (),
@@ -279,6 +280,7 @@ def train(
         data: Folder tree of PNG, JPEG and WebP pictures.
         out: Run folder: configuration, metrics, checkpoint.
         resume: Go on from the run folder's checkpoint.
+        other_data: Let a resumed run go on with other pictures than it began with.
         overrides: Changes to the recipe, such as train.steps=1000.
     """
     from lictor.cli.progress import log_to_terminal, show_training, stderr, stop_on_interrupt
@@ -288,7 +290,9 @@ def train(
     config = load_recipe(recipe, overrides)
     log_to_terminal()
     with stop_on_interrupt() as should_stop:
-        reports = run(config, data, out, resume=resume, should_stop=should_stop)
+        reports = run(
+            config, data, out, resume=resume, other_data=other_data, should_stop=should_stop
+        )
         last = show_training(reports, total=config.train.steps, log_every=config.train.log_every)
         done = last is None or last.step + 1 >= config.train.steps
     if done:

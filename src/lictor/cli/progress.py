@@ -3,6 +3,7 @@
 import logging
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -22,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from lictor.metrics import psnr_of_mse
 from lictor.training.loop import StepReport
 from lictor.training.run import Evaluation
 
@@ -80,6 +82,10 @@ def follow(items: Iterable[T], total: int, description: str) -> Iterator[T]:
                 stderr.print(f"{description}: {number} of {total}")
 
 
+# How a metric is written that has a unit of its own.
+_UNITS = {"bpp": "{0:.{1}f} bpp", "psnr": "{0:.2f} dB"}
+
+
 class _Average:
     """A running mean that follows the last hundred steps or so."""
 
@@ -91,25 +97,30 @@ class _Average:
         return self.value
 
 
+def _told(metrics: Mapping[str, float], digits: int) -> str:
+    """Write metrics as people say them; a PSNR in place of a squared error."""
+    parts = []
+    for name, value in metrics.items():
+        if name == "mse":
+            name, value = "psnr", psnr_of_mse(255**2 * value)
+        unit = _UNITS.get(name)
+        parts.append(f"{name} {value:.{digits}f}" if unit is None else unit.format(value, digits))
+    return "  ".join(parts)
+
+
 def show_training(
     reports: Iterable[StepReport | Evaluation], *, total: int | None, log_every: int
 ) -> StepReport | None:
     """Follow a run to its end and return its last step: a live bar, or a line now and then."""
-    loss, bpp, psnr, step_s, wait_s = (_Average() for _ in range(5))
+    averages: dict[str, _Average] = defaultdict(_Average)
+    step_s, wait_s = _Average(), _Average()
     last: StepReport | None = None
-    columns = (
-        "loss {task.fields[loss]}  {task.fields[bpp]} bpp  {task.fields[psnr]} dB",
-        "{task.fields[rate]} step/s",
-    )
-    with _bar(*columns) as bar:
-        blank = dict.fromkeys(("loss", "bpp", "psnr", "rate"), "-")
-        task = bar.add_task("training", total=total, **blank)
+    with _bar("{task.fields[told]}", "{task.fields[rate]} step/s") as bar:
+        task = bar.add_task("training", total=total, told="loss -", rate="-")
         for report in reports:
             if isinstance(report, Evaluation):
-                stderr.print(
-                    f"step {report.step:>7}  held out: loss {report.loss:.4f}  "
-                    f"{report.bpp:.4f} bpp  {report.psnr:.2f} dB"
-                )
+                told = _told({"loss": report.loss, **report.metrics}, 4)
+                stderr.print(f"step {report.step:>7}  held out: {told}")
                 continue
             last = report
             if report.skipped:
@@ -118,23 +129,13 @@ def show_training(
                     f"step {report.step + 1:>7}  skipped: the gradient is not finite{where}"
                 )
                 continue
-            shown_loss, shown_bpp = f"{loss.add(report.loss):.3f}", f"{bpp.add(report.bpp):.3f}"
-            shown_psnr = f"{psnr.add(report.psnr):.2f}"
+            values = {"loss": report.loss, **report.metrics}
+            told = _told({name: averages[name].add(value) for name, value in values.items()}, 3)
             rate = f"{1 / max(step_s.add(report.step_s), 1e-9):.1f}"
             wait_s.add(report.wait_s)
-            bar.update(
-                task,
-                completed=report.step + 1,
-                loss=shown_loss,
-                bpp=shown_bpp,
-                psnr=shown_psnr,
-                rate=rate,
-            )
+            bar.update(task, completed=report.step + 1, told=told, rate=rate)
             if not stderr.is_terminal and (report.step + 1) % (10 * log_every) == 0:
-                stderr.print(
-                    f"step {report.step + 1:>7}  loss {shown_loss}  {shown_bpp} bpp  "
-                    f"{shown_psnr} dB  {rate} step/s"
-                )
+                stderr.print(f"step {report.step + 1:>7}  {told}  {rate} step/s")
     if step_s.value:
         share = (wait_s.value or 0) / step_s.value
         stderr.print(f"waiting for data: {100 * share:.1f} % of a step")

@@ -3,6 +3,8 @@
 A resumed run therefore sees the same data without any saved state.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -39,6 +41,31 @@ def make_batch(
         image = folder.load(int(rng.integers(len(folder))))
         batch[position] = random_crop(image, size, min_scale, rng)
     return batch
+
+
+@dataclass(frozen=True)
+class Crops:
+    """The training crops of a folder: how they are cut, and the batch of every step.
+
+    `size` in pixels; `min_scale` as for `random_crop`; `batch_size` crops in a step.
+    """
+
+    folder: ImageFolder
+    size: int
+    batch_size: int
+    min_scale: float = 0.5
+    seed: int = 0
+
+    def batch(self, step: int) -> UInt8[np.ndarray, "b size size 3"]:
+        """Return the crops of a step: a pure function of its number."""
+        return make_batch(
+            self.folder,
+            step=step,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            size=self.size,
+            min_scale=self.min_scale,
+        )
 
 
 def batch_to_tensor(batch: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:

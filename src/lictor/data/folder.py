@@ -36,12 +36,14 @@ def cache_folder() -> Path:
 class ImageFolder:
     """Decoded pictures of a folder: RGB uint8 arrays by number, with their names.
 
-    `bad` lists the pictures that could not be read, each with its reason.
+    `bad` lists the pictures that could not be read, each with its reason. `identity` tells one
+    collection of pictures from another, wherever it lies: a hash of names and sizes.
     """
 
     names: tuple[str, ...]
     load: Callable[[int], UInt8[np.ndarray, "h w 3"]]
     bad: tuple[str, ...] = ()
+    identity: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -57,7 +59,11 @@ class ImageFolder:
         return self._subset(sorted(order[count:])), self._subset(sorted(order[:count]))
 
     def _subset(self, numbers: Sequence[int]) -> "ImageFolder":
-        return ImageFolder(tuple(self.names[i] for i in numbers), lambda i: self.load(numbers[i]))
+        return ImageFolder(
+            tuple(self.names[i] for i in numbers),
+            lambda i: self.load(numbers[i]),
+            identity=self.identity,
+        )
 
 
 def open_image_folder(
@@ -162,13 +168,15 @@ def _open_cache(target: Path, folder: Path, *, with_pixels: bool) -> ImageFolder
     index = json.loads((target / "index.json").read_text(encoding="utf-8"))
     _report_bad(index["bad"])
     names = tuple(entry[0] for entry in index["images"])
+    about = [[Path(name).as_posix(), height, width] for name, height, width, _ in index["images"]]
+    identity = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     if not with_pixels:
 
         @functools.lru_cache(maxsize=32)
         def decode(number: int) -> UInt8[np.ndarray, "h w 3"]:
             return _as_rgb(load_image(folder / names[number]))
 
-        return ImageFolder(names, decode, tuple(index["bad"]))
+        return ImageFolder(names, decode, tuple(index["bad"]), identity)
 
     pixels = np.memmap(target / "pixels.bin", dtype=np.uint8, mode="r")
 
@@ -176,4 +184,4 @@ def _open_cache(target: Path, folder: Path, *, with_pixels: bool) -> ImageFolder
         _, height, width, offset = index["images"][number]
         return pixels[offset : offset + height * width * 3].reshape(height, width, 3)
 
-    return ImageFolder(names, load, tuple(index["bad"]))
+    return ImageFolder(names, load, tuple(index["bad"]), identity)

@@ -1,19 +1,18 @@
 """The state of a run: everything needed to go on as if nothing had happened."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lictor.config import RunConfig, config_from_dict, config_to_dict
 from lictor.errors import CheckpointError, ConfigError, DataError
 from lictor.files import atomic_file
-from lictor.models.base import AbstractCodecModel
-from lictor.training.hooks import TrainHook, evaluates_others, evaluation_weights
+from lictor.training.hooks import NO_HOOKS, TrainHook, evaluates_others, evaluation_weights
 
 FORMAT = 1
 
@@ -22,21 +21,23 @@ FORMAT = 1
 class RunState:
     """What changes during a run, beside the model's weights and the hooks' own state.
 
-    The data position needs no field: the crops of a step are a function of its number.
+    The data position needs no field: the crops of a step are a function of its number. `data` is
+    the identity of what the run is trained on.
     """
 
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     step: int = 0
     skipped: int = 0
+    data: str = ""
 
 
 def save_checkpoint(
     path: Path,
     config: RunConfig,
-    model: AbstractCodecModel,
+    model: nn.Module,
     state: RunState,
-    hooks: Sequence[TrainHook] = (),
+    hooks: Mapping[str, TrainHook] = NO_HOOKS,
 ) -> None:
     """Write a checkpoint: to a temporary file, synced, then renamed over `path`.
 
@@ -51,12 +52,13 @@ def save_checkpoint(
         "generator": state.generator.get_state(),
         "step": state.step,
         "skipped": state.skipped,
-        "hooks": [hook.state_dict() for hook in hooks],
+        "data": state.data,
+        "hooks": {name: hook.state_dict() for name, hook in hooks.items()},
     }
     _write(path, content)
 
 
-def save_weights(path: Path, config: RunConfig, model: AbstractCodecModel, step: int) -> None:
+def save_weights(path: Path, config: RunConfig, model: nn.Module, step: int) -> None:
     """Write a model's present weights, with what is needed to build it, likewise."""
     content = {
         "format": FORMAT,
@@ -75,9 +77,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
         raise DataError(f"{path}: cannot write the checkpoint ({error})") from error
 
 
-def evaluated_state(
-    model: AbstractCodecModel, hooks: Sequence[TrainHook]
-) -> dict[str, Tensor] | None:
+def evaluated_state(model: nn.Module, hooks: Mapping[str, TrainHook]) -> dict[str, Tensor] | None:
     """Return a copy of the weights that the model is evaluated with; None for those it trains."""
     if not evaluates_others(hooks):
         return None
@@ -120,17 +120,23 @@ def checkpoint_config(content: dict[str, Any], path: Path) -> RunConfig:
 def restore(
     content: dict[str, Any],
     path: Path,
-    model: AbstractCodecModel,
+    model: nn.Module,
     state: RunState,
-    hooks: Sequence[TrainHook] = (),
+    hooks: Mapping[str, TrainHook] = NO_HOOKS,
+    *,
+    optional: Collection[str] = (),
 ) -> None:
-    """Put a checkpoint's content into a model, a state and hooks of the same kinds.
+    """Put a checkpoint's content into a model, a state and hooks of the same names.
 
-    Raises `CheckpointError` when they do not fit.
+    `optional` hooks may come or go: one without a saved state begins anew. Raises `CheckpointError`
+    when anything does not fit.
     """
     try:
-        if len(hooks) != len(content["hooks"]):
-            raise CheckpointError(f"saved with {len(content['hooks'])} hooks, not {len(hooks)}")
+        saved_hooks = content["hooks"]
+        odd = sorted((set(saved_hooks) ^ set(hooks)) - set(optional))
+        if odd:
+            here = "here" if odd[0] in hooks else "in the checkpoint"
+            raise CheckpointError(f"the hook {odd[0]!r} is only {here}")
         model.load_state_dict(content["model"])
         settings = [{**group} for group in state.optimizer.param_groups]
         state.optimizer.load_state_dict(content["optimizer"])
@@ -139,8 +145,10 @@ def restore(
             group |= {key: value for key, value in wanted.items() if key != "params"}
         state.generator.set_state(content["generator"])
         state.step, state.skipped = content["step"], content["skipped"]
-        for hook, saved in zip(hooks, content["hooks"], strict=True):
-            hook.load_state_dict(saved)
+        state.data = content["data"]
+        for name, hook in hooks.items():
+            if name in saved_hooks:
+                hook.load_state_dict(saved_hooks[name])
     except (
         RuntimeError,
         ValueError,

@@ -1,7 +1,11 @@
-"""Where training techniques plug in: before and after the optimizer's update."""
+"""Where training techniques plug in: before and after the optimizer's update.
+
+Hooks of a run have names; they act in the order of the mapping.
+"""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -26,6 +30,9 @@ class TrainHook(Protocol):
         ...
 
 
+NO_HOOKS: Mapping[str, TrainHook] = MappingProxyType({})
+
+
 @runtime_checkable
 class EvaluatedHook(Protocol):
     """A hook that evaluates other weights than it trains."""
@@ -36,15 +43,17 @@ class EvaluatedHook(Protocol):
 
 
 @contextlib.contextmanager
-def evaluation_weights(hooks: Sequence[TrainHook]) -> Iterator[None]:
+def evaluation_weights(hooks: Mapping[str, TrainHook]) -> Iterator[None]:
     """Give the model the weights to evaluate, freeze and choose by, and then its own again."""
     with contextlib.ExitStack() as stack:
-        for hook in reversed(hooks):  # averages first, then what is put on lines among them
+        for hook in reversed(
+            list(hooks.values())
+        ):  # averages first, then what is put on lines among them
             if isinstance(hook, EvaluatedHook):
                 stack.enter_context(hook.evaluated())
         yield
 
 
-def evaluates_others(hooks: Sequence[TrainHook]) -> bool:
+def evaluates_others(hooks: Mapping[str, TrainHook]) -> bool:
     """Return whether `evaluation_weights` may change anything."""
-    return any(isinstance(hook, EvaluatedHook) for hook in hooks)
+    return any(isinstance(hook, EvaluatedHook) for hook in hooks.values())

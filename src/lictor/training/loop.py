@@ -1,31 +1,27 @@
 """One training step, and the generator that repeats it.
 
 `train` yields a report after every step; whoever iterates decides what to print, log, evaluate or
-save. There is no trainer object and no callback registry.
+save. What is trained, a `Task` knows; there is no trainer object and no callback registry.
 """
 
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lictor.config import RunConfig
-from lictor.data.crops import make_batch
-from lictor.data.folder import ImageFolder
 from lictor.data.prefetch import Prefetcher
 from lictor.errors import LictorError
-from lictor.layers.quantize.surrogate import Surrogate, build_surrogate
-from lictor.models.base import AbstractCodecModel
 from lictor.training.checkpoint import RunState
-from lictor.training.hooks import TrainHook
-from lictor.training.loss import rate_distortion
+from lictor.training.hooks import NO_HOOKS, TrainHook
 from lictor.training.schedule import learning_rate
+from lictor.training.task import Task
 
 # After so many steps in a row without a finite gradient the run is over, not unlucky.
 MAX_SKIPPED_IN_A_ROW = 50
@@ -37,13 +33,13 @@ _NAMED = 3
 class StepReport:
     """What one step did; `skipped` when its gradient was not finite and the weights stayed.
 
-    `not_finite` names the parameters whose gradient it was, all of them.
+    `metrics` are what the task tells beside the loss. `not_finite` names the parameters whose
+    gradient it was, all of them.
     """
 
     step: int
     loss: float
-    bpp: float
-    mse: float
+    metrics: Mapping[str, float]
     grad_norm: float
     lr: float = 0.0
     skipped: bool = False
@@ -58,57 +54,56 @@ class StepReport:
         names = ", ".join(self.not_finite[:_NAMED]) + (f" and {more} more" if more > 0 else "")
         return f" in {names}" if names else ""
 
-    @property
-    def psnr(self) -> float:
-        """PSNR in dB of the batch's mean squared error."""
-        return -10 * math.log10(max(self.mse, 1e-12)) if math.isfinite(self.mse) else math.nan
-
 
 def train_step(
-    model: torch.nn.Module,
-    x: Float[Tensor, "b c h w"],
+    task: Task,
+    batch: Any,
     *,
-    surrogate: Surrogate,
-    lmbda: float,
-    optimizer: torch.optim.Optimizer,
-    hooks: Sequence[TrainHook],
     step: int,
-    generator: torch.Generator,
-    max_grad_norm: float,
-    precision: torch.dtype = torch.float32,
+    optimizer: torch.optim.Optimizer,
+    hooks: Mapping[str, TrainHook] = NO_HOOKS,
+    max_grad_norm: float = 1.0,
+    progress: float = 0.0,
+    resting: Collection[nn.Parameter] = (),
 ) -> StepReport:
-    """Take one optimizer step on a batch in [0, 1].
+    """Take one optimizer step of a task on a batch of it.
 
+    `progress`, from 0 to 1, is how much of the run lies behind; `resting` parameters do not learn.
     A step whose gradient is not finite changes nothing and reports `skipped`; so does one that the
     optimizer itself refuses, as `SOAP` does, by counting it in its `skipped_steps`.
     """
-    with torch.autocast(x.device.type, precision, enabled=precision != torch.float32):
-        out = model(x, surrogate=surrogate, generator=generator)
-    loss = rate_distortion(x, out, lmbda)
+    model = task.model
+    loss = task.loss(batch, step=step, progress=progress)
     model.zero_grad(set_to_none=True)  # hooks may have put other tensors before the optimizer
     loss.total.backward()
-    for hook in hooks:
+    for p in resting:
+        p.grad = None  # no optimizer moves, decays or keeps statistics of what has no gradient
+    for hook in hooks.values():
         hook.before_step(step)
     norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    grad_norm, refused = float(norm), getattr(optimizer, "skipped_steps", 0)
-    finite = math.isfinite(grad_norm)
+    total, grad_norm, *metrics = _on_the_host(loss.total, norm, *loss.metrics.values())
+    refused, finite = getattr(optimizer, "skipped_steps", 0), math.isfinite(grad_norm)
     if finite:  # clipping by another norm would spread NaN over all gradients
         clip_grads_with_norm_(model.parameters(), max_grad_norm, norm)
         optimizer.step()
         finite = getattr(optimizer, "skipped_steps", 0) == refused
     if finite:
-        for hook in hooks:
+        for hook in hooks.values():
             hook.after_step(step)
     return StepReport(
         step,
-        float(loss.total.detach()),
-        float(loss.bpp.detach()),
-        float(loss.distortion.detach()),
+        total,
+        dict(zip(loss.metrics, metrics, strict=True)),
         grad_norm,
         lr=optimizer.param_groups[0]["lr"],
         skipped=not finite,
         not_finite=() if finite else _not_finite(model),
     )
+
+
+def _on_the_host(*scalars: Tensor) -> list[float]:
+    """Bring scalars over at once: each transfer waits for all that a device has still to do."""
+    return torch.stack([scalar.detach().float() for scalar in scalars]).tolist()
 
 
 @torch.no_grad()
@@ -124,37 +119,26 @@ def _not_finite(model: torch.nn.Module) -> tuple[str, ...]:
 
 def train(
     config: RunConfig,
-    model: AbstractCodecModel,
+    task: Task,
     state: RunState,
-    folder: ImageFolder,
     *,
-    hooks: Sequence[TrainHook] = (),
+    hooks: Mapping[str, TrainHook] = NO_HOOKS,
 ) -> Iterator[StepReport]:
     """Train from `state.step` to the end of the run, yielding a report after every step.
 
     `state` is up to date at every yield: saving it there and resuming gives the same run, bit for
     bit. Raises `LictorError` when training has diverged.
     """
-    settings, data, optim = config.train, config.data, config.optim
-    surrogate = build_surrogate(config.surrogate.name)
-    batches = Prefetcher(
-        lambda step: make_batch(
-            folder,
-            step=step,
-            seed=settings.seed,
-            batch_size=settings.batch_size,
-            size=data.crop_size,
-            min_scale=data.min_scale,
-        ),
-        state.step,
-    )
+    steps, optim = config.train.steps, config.optim
+    batches = Prefetcher(task.batch, state.step)
     skipped_in_a_row = 0
     started, waited = time.perf_counter(), 0.0
-    for x in batches:
-        if state.step >= settings.steps:
+    for batch in batches:
+        if state.step >= steps:
             return
+        progress = (state.step + 1) / steps
         lr = learning_rate(
-            (state.step + 1) / settings.steps,
+            progress,
             schedule=optim.schedule,
             peak=optim.lr,
             warmup=optim.warmup,
@@ -163,16 +147,13 @@ def train(
         for group in state.optimizer.param_groups:
             group["lr"] = lr
         report = train_step(
-            model,
-            x,
-            surrogate=surrogate,
-            lmbda=config.loss.lmbda,
+            task,
+            batch,
+            step=state.step,
             optimizer=state.optimizer,
             hooks=hooks,
-            step=state.step,
-            generator=state.generator,
             max_grad_norm=optim.max_grad_norm,
-            precision=getattr(torch, settings.precision),
+            progress=progress,
         )
         state.step += 1
         state.skipped += report.skipped

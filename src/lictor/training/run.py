@@ -14,7 +14,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,9 +22,8 @@ from typing import IO, Any
 import torch
 
 from lictor.config import RunConfig, config_to_dict
-from lictor.data.crops import batch_to_tensor, make_batch
+from lictor.data.crops import Crops, batch_to_tensor
 from lictor.data.folder import ImageFolder, open_image_folder
-from lictor.data.images import image_to_tensor
 from lictor.errors import CheckpointError, ConfigError, DataError
 from lictor.files import locked_folder, write_file
 from lictor.layers.quantize.surrogate import build_surrogate
@@ -42,9 +41,10 @@ from lictor.training.checkpoint import (
 )
 from lictor.training.hooks import TrainHook, evaluation_weights
 from lictor.training.loop import StepReport, train
-from lictor.training.loss import rate_distortion
 from lictor.training.probe import ConflictProbe
+from lictor.training.rate_distortion import RateDistortionTask
 from lictor.training.schedule import SCHEDULES
+from lictor.training.task import Task
 from lictor.training.techniques import build_techniques
 
 CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.jsonl", "config.json"
@@ -70,7 +70,8 @@ _MAY_CHANGE = {
     "train.conflict_lag",
     "data.cache_mib",
 }
-_EVALUATION_SIDE = 512
+# The probe may come or go when a run is resumed: it touches nothing.
+PROBE = "conflict"
 # With fewer latents than this along a side, padding is most of what the smallest latent sees.
 _LEAST_SIDE = 2
 
@@ -79,34 +80,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Averages over the held-out pictures with hard rounding; `psnr` in dB, of unrounded output."""
+    """What an evaluation during a run found: averages over what was kept out of training.
+
+    `metrics` are what the task tells beside the loss.
+    """
 
     step: int
     loss: float
-    bpp: float
-    psnr: float
-
-
-@torch.no_grad()
-def evaluate_held_out(
-    model: AbstractCodecModel, folder: ImageFolder, *, lmbda: float, step: int
-) -> Evaluation:
-    """Run the model in float32 on the middle of each picture, at most 512x512 pixels of it."""
-    training = model.training
-    model.eval()
-    losses, bpps, psnrs = [], [], []
-    for number in range(len(folder)):
-        image = folder.load(number)
-        height, width = (min(side, _EVALUATION_SIDE) for side in image.shape[:2])
-        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-        x = image_to_tensor(image[top : top + height, left : left + width])
-        loss = rate_distortion(x, model(x), lmbda)
-        losses.append(float(loss.total))
-        bpps.append(float(loss.bpp))
-        psnrs.append(-10 * math.log10(max(float(loss.distortion), 1e-12)))
-    model.train(training)
-    count = len(folder)
-    return Evaluation(step, sum(losses) / count, sum(bpps) / count, sum(psnrs) / count)
+    metrics: Mapping[str, float]
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -148,8 +129,8 @@ def _best_loss(metrics: Path) -> float:
 
 def _mean_report(reports: Sequence[StepReport], skipped: int) -> dict[str, Any]:
     done = [r for r in reports if not r.skipped] or list(reports)
-    keys = ("loss", "bpp", "mse", "grad_norm")
-    means: dict[str, Any] = {k: sum(getattr(r, k) for r in done) / len(done) for k in keys}
+    rows = [{"loss": r.loss, **r.metrics, "grad_norm": r.grad_norm} for r in done]
+    means = {k: sum(row[k] for row in rows) / len(rows) for k in rows[0]}
     step_s = sum(r.step_s for r in reports)
     return {
         "kind": "train",
@@ -162,18 +143,13 @@ def _mean_report(reports: Sequence[StepReport], skipped: int) -> dict[str, Any]:
     }
 
 
-def _prepare(
-    config: RunConfig, out: Path, *, resume: bool
-) -> tuple[AbstractCodecModel, RunState, dict[str, Any] | None]:
-    """Build model and state, read what is to be restored into them; nothing is written yet."""
-    build_surrogate(config.surrogate.name)  # fails now rather than after the data is read
+def _build(config: RunConfig) -> tuple[AbstractCodecModel, RunState]:
+    """Build a model and what trains it; whatever is wrong with a recipe shows here."""
+    build_surrogate(config.surrogate.name)
     if config.optim.schedule not in SCHEDULES:
         raise ConfigError(
             f"unknown schedule {config.optim.schedule!r}: choose one of {', '.join(SCHEDULES)}"
         )
-    checkpoint = out / CHECKPOINT
-    if not resume and checkpoint.exists():
-        raise ConfigError(f"{out}: holds a run already; add --resume, or choose another folder")
     torch.manual_seed(config.train.seed)
     model = build_model(config.model.name, config.model.hyperparameters)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -183,17 +159,36 @@ def _prepare(
     )
     if config.train.conflict_every:
         check_linear_map(state.optimizer)
+    return model, state
+
+
+def _read(config: RunConfig, out: Path, *, resume: bool) -> dict[str, Any] | None:
+    """Return the content of the checkpoint to go on from, None for a run that begins."""
+    checkpoint = out / CHECKPOINT
     if not resume:
-        return model, state, None
+        if checkpoint.exists():
+            raise ConfigError(f"{out}: holds a run already; add --resume, or choose another folder")
+        if (out / METRICS).exists():
+            _log.warning("%s: holds a run without a checkpoint, which is begun anew", out)
+        return None
     content = read_checkpoint(checkpoint)
-    old = checkpoint_config(content, checkpoint)
-    _check_same_run(old, config, checkpoint)
-    # The probe is the last hook; it may come or go when a run is resumed.
-    if old.train.conflict_every and not config.train.conflict_every:
-        content["hooks"] = content["hooks"][:-1]
-    elif config.train.conflict_every and not old.train.conflict_every:
-        content["hooks"] = [*content["hooks"], {}]
-    return model, state, content
+    _check_same_run(checkpoint_config(content, checkpoint), config, checkpoint)
+    return content
+
+
+def _check_same_data(state: RunState, task: RateDistortionTask, out: Path, *, other: bool) -> None:
+    """Refuse to go on with other pictures than those that a run began with, unless asked to."""
+    identity = task.crops.folder.identity
+    if state.data != identity:
+        if not other:
+            raise ConfigError(
+                f"{out}: the run was trained on other pictures than those given (their names or "
+                "sizes differ); give the same folder, or add --other-data to go on with these"
+            )
+        _log.warning("%s: goes on with other pictures from step %d", out, state.step)
+        with _open_log(out / METRICS) as log:
+            _append(log, {"kind": "data", "step": state.step, "identity": identity})
+    state.data = identity
 
 
 def _warn_of_small_crops(config: RunConfig, model: AbstractCodecModel) -> None:
@@ -206,56 +201,41 @@ def _warn_of_small_crops(config: RunConfig, model: AbstractCodecModel) -> None:
         )  # fmt: skip
 
 
-def _techniques(
-    config: RunConfig, out: Path, model: AbstractCodecModel, state: RunState, pictures: int
-) -> list[TrainHook]:
-    """Build the recipe's techniques, with what they write in the run folder."""
+def _recorder(path: Path) -> Callable[[dict[str, Any]], None]:
+    """Return what appends a row to a file of the run folder."""
 
     def record(row: dict[str, Any]) -> None:
-        with _open_log(out / MODES) as log:
+        with _open_log(path) as log:
             _append(log, row)
 
-    return build_techniques(
+    return record
+
+
+def _hooks(
+    config: RunConfig, out: Path, task: RateDistortionTask, state: RunState
+) -> dict[str, TrainHook]:
+    """Build the recipe's techniques and its probe, with what they write in the run folder."""
+    hooks = build_techniques(
         config,
-        model,
+        task.model,
         state.optimizer,
-        pictures=pictures,
+        items=task.items,
         history=out / TRAJECTORIES,
-        record=record,
+        record=_recorder(out / MODES),
     )
-
-
-def _probe(
-    config: RunConfig, out: Path, model: AbstractCodecModel, state: RunState, held_out: ImageFolder
-) -> list[TrainHook]:
-    """Build the probe that the recipe asks for, on crops of the held-out pictures."""
-    settings = config.train
-    if not settings.conflict_every:
-        return []
-    crops = make_batch(
-        held_out,
-        step=0,
-        seed=0,  # whatever the run's seed is: runs are compared on the same pictures
-        batch_size=settings.batch_size,
-        size=config.data.crop_size,
-        min_scale=config.data.min_scale,
-    )
-
-    def record(row: dict[str, Any]) -> None:
-        with _open_log(out / CONFLICT) as log:
-            _append(log, row)
-
-    probe = ConflictProbe(
-        model,
-        state.optimizer,
-        batch_to_tensor(crops),
-        surrogate=build_surrogate(config.surrogate.name),
-        lmbda=config.loss.lmbda,
-        every=settings.conflict_every,
-        lag=settings.conflict_lag,
-        record=record,
-    )
-    return [probe]
+    if config.train.conflict_every:
+        hooks[PROBE] = ConflictProbe(
+            task.model,
+            state.optimizer,
+            # Whatever the run's seed is: runs are compared on the same pictures.
+            batch_to_tensor(dataclasses.replace(task.crops, folder=task.held_out, seed=0).batch(0)),
+            surrogate=task.surrogate(0.0),
+            lmbda=config.loss.lmbda,
+            every=config.train.conflict_every,
+            lag=config.train.conflict_lag,
+            record=_recorder(out / CONFLICT),
+        )
+    return hooks
 
 
 def _open_run_folder(config: RunConfig, out: Path, step: int) -> IO[str]:
@@ -290,61 +270,101 @@ def run(
     out: Path | str,
     *,
     resume: bool = False,
-    make_hooks: Callable[[AbstractCodecModel], Sequence[TrainHook]] = lambda _: (),
+    other_data: bool = False,
+    make_hooks: Callable[[AbstractCodecModel], Mapping[str, TrainHook]] = lambda _: {},
     should_stop: Callable[[], bool] = lambda: False,
     on_decode: Callable[[int, int], None] = lambda *_: None,
 ) -> Iterator[StepReport | Evaluation]:
     """Train on the pictures of `data`, keeping everything in the folder `out`.
 
     Yields a report after every step and after every evaluation. When `should_stop` says so, the run
-    ends after the current step with a checkpoint to resume from. Raises `ConfigError`, `DataError`
-    or `CheckpointError` before the first step if something does not fit, or if another run is
-    going on in the same folder.
+    ends after the current step with a checkpoint to resume from; `other_data` lets a resumed run go
+    on with other pictures. Raises `ConfigError`, `DataError` or `CheckpointError` before the first
+    step if something does not fit, or if another run is going on in the same folder.
     """
     out = Path(out)
-    model, state, content = _prepare(config, out, resume=resume)
+    model, state = _build(config)
+    _read(config, out, resume=resume)  # fails now rather than after the pictures are read
     folder = open_image_folder(
         Path(data), cache_bytes=config.data.cache_mib * 2**20, on_progress=on_decode
     )
-    training, held_out = folder.split(config.data.held_out)
     _warn_of_small_crops(config, model)
+    task = _codec_task(config, model, state, folder)
+    state.data = folder.identity
+    hooks = {**make_hooks(model), **_hooks(config, out, task, state)}
+    with locked_folder(out):
+        # Read again, now that no other run can write there.
+        content = _read(config, out, resume=resume)
+        if content is not None:
+            restore(content, out / CHECKPOINT, model, state, hooks, optional=(PROBE,))
+            _check_same_data(state, task, out, other=other_data)
+        with _open_run_folder(config, out, state.step) as log:
+            yield from _train_and_keep(config, task, state, hooks, out, log, should_stop)
+
+
+def _codec_task(
+    config: RunConfig, model: AbstractCodecModel, state: RunState, folder: ImageFolder
+) -> RateDistortionTask:
+    """Build the task of a recipe: crops of most pictures, and some that are kept out."""
+    training, held_out = folder.split(config.data.held_out)
+    settings = config.train
+    return RateDistortionTask(
+        model,
+        Crops(
+            training,
+            size=config.data.crop_size,
+            batch_size=settings.batch_size,
+            min_scale=config.data.min_scale,
+            seed=settings.seed,
+        ),
+        held_out,
+        lmbda=config.loss.lmbda,
+        surrogate=build_surrogate(config.surrogate.name).at,
+        generator=state.generator,
+        precision=getattr(torch, settings.precision),
+    )
+
+
+def _train_and_keep(
+    config: RunConfig,
+    task: Task,
+    state: RunState,
+    hooks: Mapping[str, TrainHook],
+    out: Path,
+    log: IO[str],
+    should_stop: Callable[[], bool],
+) -> Iterator[StepReport | Evaluation]:
+    """Train any task, with its logs, evaluations and checkpoints in a run folder."""
     settings, reports = config.train, []
-    hooks = [
-        *make_hooks(model),
-        *_techniques(config, out, model, state, len(training)),
-        *_probe(config, out, model, state, held_out),
-    ]
-    if content is not None:
-        restore(content, out / CHECKPOINT, model, state, hooks)
+    best = _best_loss(out / METRICS) if (out / BEST).exists() else math.inf
 
     def evaluate() -> Evaluation:
         nonlocal best
         with evaluation_weights(hooks):
-            result = evaluate_held_out(model, held_out, lmbda=config.loss.lmbda, step=state.step)
-            _append(log, {"kind": "evaluation", **dataclasses.asdict(result)})
+            metrics = task.evaluate()
+            _append(log, {"kind": "evaluation", "step": state.step, **metrics})
+            result = Evaluation(state.step, metrics.pop("loss"), metrics)
             if result.loss < best:
                 best = result.loss
-                save_weights(out / BEST, config, model, state.step)
+                save_weights(out / BEST, config, task.model, state.step)
         return result
 
-    with locked_folder(out), _open_run_folder(config, out, state.step) as log:
-        best = _best_loss(out / METRICS) if (out / BEST).exists() else math.inf
-        for report in train(config, model, state, training, hooks=hooks):
-            reports.append(report)
-            yield report
-            last = state.step >= settings.steps
-            stop = last or should_stop()
-            if stop or state.step % settings.log_every == 0:
-                _append(log, _mean_report(reports, state.skipped))
-                reports = []
-            if last or state.step % settings.eval_every == 0:
-                yield evaluate()
-            if stop or state.step % settings.checkpoint_every == 0:
-                save_checkpoint(out / CHECKPOINT, config, model, state, hooks)
-            if last:  # by now modes have been found, and the checkpoint holds them
-                (out / TRAJECTORIES).unlink(missing_ok=True)
-            if stop:
-                return
+    for report in train(config, task, state, hooks=hooks):
+        reports.append(report)
+        yield report
+        last = state.step >= settings.steps
+        stop = last or should_stop()
+        if stop or state.step % settings.log_every == 0:
+            _append(log, _mean_report(reports, state.skipped))
+            reports = []
+        if last or state.step % settings.eval_every == 0:
+            yield evaluate()
+        if stop or state.step % settings.checkpoint_every == 0:
+            save_checkpoint(out / CHECKPOINT, config, task.model, state, hooks)
+        if last:  # by now modes have been found, and the checkpoint holds them
+            (out / TRAJECTORIES).unlink(missing_ok=True)
+        if stop:
+            return
 
 
 def load_run(out: Path | str, *, best: bool = False) -> tuple[AbstractCodecModel, RunConfig, int]:

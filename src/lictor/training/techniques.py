@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lictor.config import RunConfig, StdetConfig
 from lictor.errors import ConfigError
-from lictor.models.base import AbstractCodecModel
 from lictor.training.hooks import TrainHook
 from lictor.training.sma import SMA
 from lictor.training.stdet.hook import STDET, Choices
@@ -33,19 +33,19 @@ def snapshot_interval(settings: StdetConfig, steps_per_epoch: float) -> int:
 
 def build_techniques(
     config: RunConfig,
-    model: AbstractCodecModel,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     *,
-    pictures: int,
+    items: int,
     history: Path | None = None,
     record: Callable[[dict[str, Any]], None] = lambda _: None,
-) -> list[TrainHook]:
-    """Build what the sections [stdet] and [sma] ask for; an epoch is `pictures` crops.
+) -> dict[str, TrainHook]:
+    """Build what the sections [stdet] and [sma] ask for; an epoch is `items` crops.
 
     `history` is the file for STDET's first snapshots, `record` takes the rows of its story. Raises
     `ConfigError` when a section asks for what this run cannot have.
     """
-    hooks: list[TrainHook] = []
+    hooks: dict[str, TrainHook] = {}
     steps, averaged = config.train.steps, config.sma
     sma: SMA | None = None
     if averaged.interval:
@@ -63,7 +63,7 @@ def build_techniques(
             start=start,
             debias=averaged.debias,
         )
-    every = snapshot_interval(config.stdet, pictures / config.train.batch_size)
+    every = snapshot_interval(config.stdet, items / config.train.batch_size)
     if every and config.train.conflict_every:
         raise ConfigError(
             "train.conflict_every compares gradients of all weights, but STDET takes weights out "
@@ -79,10 +79,10 @@ def build_techniques(
             history=history,
             record=record,
         )
-        hooks.append(stdet)
+        hooks["stdet"] = stdet
         if sma is not None:
             sma.after_feedback = stdet.project
-    return hooks if sma is None else [*hooks, sma]
+    return hooks if sma is None else {**hooks, "sma": sma}
 
 
 def _shared(cls: type, settings: StdetConfig) -> dict[str, Any]:
