@@ -28,16 +28,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lictor.config import OptimConfig
+from lictor.data.crops import Crops
+from lictor.data.folder import ImageFolder
 from lictor.evaluation.provenance import cpu_name, versions
 from lictor.layers.quantize.surrogate import noise
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import build_model
 from lictor.optim import SOAP
 from lictor.optim.factory import build_optimizer
+from lictor.runtime import Runtime
 from lictor.training.loop import train_step
+from lictor.training.rate_distortion import RateDistortionTask
 
 EVERY, LR = 10, 1e-5
 Build = Callable[[AbstractCodecModel], torch.optim.Optimizer]
@@ -84,26 +89,24 @@ class Side:
         self.model = build_model(args.network, sizes)
         self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer = build(self.model)
-        self.generator = torch.Generator().manual_seed(0)
-        self.x = torch.rand(args.batch, 3, args.size, args.size)
-        self.precision = getattr(torch, args.precision)
+        folder = ImageFolder(("noise",), lambda _: np.zeros((args.size, args.size, 3), np.uint8))
+        self.task = RateDistortionTask(
+            self.model,
+            Crops(folder, args.size, args.batch),
+            folder,
+            lmbda=0.0067,
+            surrogate=noise().at,
+            runtime=Runtime(precision=args.precision),
+        )
+        self.batch = np.random.default_rng(0).integers(
+            0, 256, (args.batch, args.size, args.size, 3), np.uint8
+        )
         self.whole_s: list[list[float]] = []
         self.alone_s: list[list[float]] = []
 
     def train(self) -> None:
         """Take a whole training step."""
-        train_step(
-            self.model,
-            self.x,
-            surrogate=noise(),
-            lmbda=0.0067,
-            optimizer=self.optimizer,
-            hooks=(),
-            step=0,
-            generator=self.generator,
-            max_grad_norm=1.0,
-            precision=self.precision,
-        )
+        train_step(self.task, self.batch, step=0, optimizer=self.optimizer)
 
     def burst(self) -> None:
         """Time a cycle of training steps, then one of the optimizer's."""

@@ -40,17 +40,17 @@ import torch
 
 from lictor.codecs.learned import Codec
 from lictor.config import OptimConfig, RunConfig, config_from_dict, config_to_dict
-from lictor.data.crops import batch_to_tensor, make_batch
 from lictor.data.folder import ImageFolder, open_image_folder
 from lictor.data.images import image_to_tensor
 from lictor.files import write_file
-from lictor.layers.quantize.surrogate import build_surrogate
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import build_model
 from lictor.optim.factory import build_optimizer
+from lictor.runtime import Runtime
 from lictor.training.checkpoint import RunState, read_checkpoint, restore, save_checkpoint
 from lictor.training.loop import train, train_step
 from lictor.training.loss import rate_distortion
+from lictor.training.rate_distortion import RateDistortionTask, codec_task
 
 ARMS = ("adam:1e-3", "soap:1e-3", "soap:3e-3", "adam:3e-4", "adam:1e-4", "soap:1e-4")
 NETWORKS = ("mbt2018-mean", "checkerboard")
@@ -98,8 +98,13 @@ def new_run(config: RunConfig) -> tuple[AbstractCodecModel, RunState]:
     torch.manual_seed(config.train.seed)
     model = build_model(config.model.name, config.model.hyperparameters)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    generator = torch.Generator().manual_seed(config.train.seed)
-    return model, RunState(build_optimizer(model, config.optim), generator)
+    return model, RunState(build_optimizer(model, config.optim))
+
+
+def task_of(
+    config: RunConfig, model: AbstractCodecModel, training: ImageFolder, held_out: ImageFolder
+) -> RateDistortionTask:
+    return codec_task(config, model, training, held_out, Runtime(precision=config.train.precision))
 
 
 @torch.no_grad()
@@ -123,31 +128,16 @@ def evaluate(model: AbstractCodecModel, held_out: ImageFolder, side: int, lmbda:
 def bursts(config: RunConfig, folder: ImageFolder, length: int) -> Iterator[float]:
     """Yield the mean seconds of a training step over a burst, for ever."""
     model, state = new_run(config)
-    surrogate = build_surrogate(config.surrogate.name)
-    settings, data = config.train, config.data
-    x = batch_to_tensor(
-        make_batch(
-            folder,
-            step=0,
-            seed=0,
-            batch_size=settings.batch_size,
-            size=data.crop_size,
-            min_scale=data.min_scale,
-        )
-    )
+    task = task_of(config, model, folder, folder)
+    batch = task.batch(0)
 
     def step() -> None:
         train_step(
-            model,
-            x,
-            surrogate=surrogate,
-            lmbda=config.loss.lmbda,
-            optimizer=state.optimizer,
-            hooks=(),
+            task,
+            batch,
             step=0,
-            generator=state.generator,
+            optimizer=state.optimizer,
             max_grad_norm=config.optim.max_grad_norm,
-            precision=getattr(torch, settings.precision),
         )
 
     for group in state.optimizer.param_groups:
@@ -207,7 +197,7 @@ def run_arm(
             | evaluate(model, held_out, args.eval_side, config.loss.lmbda)
         )
     cpu = time.process_time()
-    for report in train(config, model, state, training):
+    for report in train(config, task_of(config, model, training, held_out), state):
         record["wall_s"] += report.step_s
         record["cpu_s"] += time.process_time() - cpu
         record["step_s"].append(round(report.step_s, 5))

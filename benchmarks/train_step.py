@@ -37,37 +37,40 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 LMBDA, LR, AUX_LR, MAX_GRAD_NORM = 0.0067, 1e-4, 1e-3, 1.0
 Step = Callable[[], object]
 
 
-def lictor_step(args: argparse.Namespace, precision: torch.dtype) -> Step:
+def lictor_step(args: argparse.Namespace, precision: str) -> Step:
     from lictor.config import OptimConfig
+    from lictor.data.crops import Crops
+    from lictor.data.folder import ImageFolder
     from lictor.layers.quantize.surrogate import noise
     from lictor.models.hyperprior import MeanScaleHyperpriorModel
     from lictor.optim.factory import build_optimizer
+    from lictor.runtime import Runtime
     from lictor.training.loop import train_step
+    from lictor.training.rate_distortion import RateDistortionTask
 
     torch.manual_seed(0)
     model = MeanScaleHyperpriorModel(args.n, args.m)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = build_optimizer(model, OptimConfig("adam", lr=LR, beta2=0.999))
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(args.batch, 3, args.size, args.size)
-    return lambda: train_step(
+    shape = (args.size, args.size, 3)
+    folder = ImageFolder(("noise",), lambda _: np.zeros(shape, np.uint8))
+    task = RateDistortionTask(
         model,
-        x,
-        surrogate=noise(),
+        Crops(folder, args.size, args.batch),
+        folder,
         lmbda=LMBDA,
-        optimizer=optimizer,
-        hooks=(),
-        step=0,
-        generator=generator,
-        max_grad_norm=MAX_GRAD_NORM,
-        precision=precision,
+        surrogate=noise().at,
+        runtime=Runtime(precision=precision),
     )
+    batch = np.random.default_rng(0).integers(0, 256, (args.batch, *shape), np.uint8)
+    return lambda: train_step(task, batch, step=0, optimizer=optimizer, max_grad_norm=MAX_GRAD_NORM)
 
 
 def compressai_step(args: argparse.Namespace) -> Step:
@@ -165,8 +168,8 @@ def cpu_name() -> str:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Alternate bursts of all sides and return the report."""
     steps = {
-        "lictor float32": lictor_step(args, torch.float32),
-        "lictor bfloat16": lictor_step(args, torch.bfloat16),
+        "lictor float32": lictor_step(args, "float32"),
+        "lictor bfloat16": lictor_step(args, "bfloat16"),
     }
     sides: dict[str, Callable[[int], list[float]]] = {
         name: lambda count, step=step: burst(step, count) for name, step in steps.items()

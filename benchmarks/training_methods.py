@@ -48,6 +48,7 @@ from time_to_target import (
     is_done,
     new_run,
     open_pictures,
+    task_of,
 )
 
 # run -> (optimizer arm of time_to_target, STDET, SMA)
@@ -125,12 +126,10 @@ def train_run(
     """Train to the end, going on from a checkpoint if there is one; leave record and codecs."""
     model, state = new_run(config)
     rows: list[dict[str, Any]] = []
-    hooks = [
-        Timed(hook)
-        for hook in build_techniques(
-            config, model, state.optimizer, pictures=len(training), record=rows.append
-        )
-    ]
+    techniques = build_techniques(
+        config, model, state.optimizer, items=len(training), record=rows.append
+    )
+    hooks = {name: Timed(hook) for name, hook in techniques.items()}
     checkpoint = path.with_suffix(".pt")
     record: dict[str, Any] = {"rows": [], "modes": [], "cpu_s": 0.0}
     if checkpoint.exists() and path.exists():
@@ -140,9 +139,8 @@ def train_run(
             record[key] = [row for row in record[key] if row["step"] <= state.step]
     else:
         record |= description(config, args)
-    bare = [timed.hook for timed in hooks]
     cpu = time.process_time()
-    for report in train(config, model, state, training, hooks=hooks):
+    for report in train(config, task_of(config, model, training, held_out), state, hooks=hooks):
         record["cpu_s"] += time.process_time() - cpu
         last = state.step == config.train.steps
         if last or state.step % args.eval_every == 0:
@@ -150,13 +148,13 @@ def train_run(
             row: dict[str, Any] = {"step": state.step, "train_loss": report.loss}
             row["trained"] = evaluate(model, held_out, args.eval_side, lmbda)
             if config.sma.interval:
-                with evaluation_weights(bare):
+                with evaluation_weights(techniques):
                     row["averaged"] = evaluate(model, held_out, args.eval_side, lmbda)
             record["rows"].append(row)
         if last or state.step % args.checkpoint_every == 0:
             record["modes"] += rows
             rows.clear()
-            record["hooks_s"] = sum(timed.seconds for timed in hooks)
+            record["hooks_s"] = sum(timed.seconds for timed in hooks.values())
             record["hooks_share"] = overhead(record)
             write_file(path, (json.dumps(record) + "\n").encode())
             save_checkpoint(checkpoint, config, model, state, hooks)
@@ -166,7 +164,7 @@ def train_run(
         cpu = time.process_time()
     notes = {"steps": state.step, "recipe": config_to_dict(config)}
     Codec.freeze(model, notes=notes).save(path.with_suffix(".lcodec"))
-    with evaluation_weights(bare):
+    with evaluation_weights(techniques):
         if config.sma.interval:
             Codec.freeze(model, notes=notes).save(path.with_suffix(".averaged.lcodec"))
     write_file(path, (json.dumps(record | {"done": True}) + "\n").encode())

@@ -9,6 +9,7 @@ meaning "here is a latent (None when decoding) and its prior; give me the quanti
 symbols are written, or symbols are read; the model cannot tell.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from lictor.coding.stream import SymbolDecoder, SymbolEncoder
 from lictor.coding.tables import CdfTables
 from lictor.errors import DataError
+from lictor.layers.quantize.noise import Noise
 from lictor.layers.quantize.surrogate import Surrogate
 from lictor.priors.base import AbstractPrior
 
@@ -84,15 +86,14 @@ def _as_decoded(rounded: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
 class RateCoder:
     """Charges the rate: with a surrogate while training, with hard rounding for evaluation.
 
-    `bits[name]` is a tensor of shape `b`, the bits of each image, differentiable.
+    `bits[name]` is a tensor of shape `b`, the bits of each image, differentiable. Without `noise` a
+    surrogate draws from torch's own generator.
     """
 
-    def __init__(
-        self, surrogate: Surrogate | None = None, generator: torch.Generator | None = None
-    ):
+    def __init__(self, surrogate: Surrogate | None = None, noise: Noise | None = None):
         self.bits: dict[str, Tensor] = {}
-        self._surrogate = surrogate
-        self._generator = generator
+        self._surrogate, self._noise = surrogate, noise
+        self._draws: Counter[str] = Counter()
 
     def code(
         self,
@@ -111,10 +112,18 @@ class RateCoder:
             for_rate = _as_decoded(prior.residual(latent.float(), params).round())
             quantized = prior.restore(for_rate, params)
         else:
-            quantized, for_rate = self._surrogate(latent.float(), prior, params, self._generator)
+            generator = self._generator(name, latent.device)
+            quantized, for_rate = self._surrogate(latent.float(), prior, params, generator)
         bits = prior.bits(for_rate, params).sum((1, 2, 3))
         self.bits[name] = self.bits[name] + bits if name in self.bits else bits
         return quantized
+
+    def _generator(self, name: str, device: torch.device) -> torch.Generator | None:
+        """Return where this call's noise comes from: torch's own generator if nowhere else."""
+        self._draws[name] += 1
+        if self._noise is None:
+            return None
+        return self._noise.generator(name, self._draws[name], device)
 
 
 class EncodeCoder:

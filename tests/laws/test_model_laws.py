@@ -13,6 +13,7 @@ from lictor.coding.stream import choose_lanes, overhead_bytes
 from lictor.coding.tables import TOTAL
 from lictor.errors import BitstreamError, DataError
 from lictor.layers.entropy_network import EntropyNetwork
+from lictor.layers.quantize.noise import Noise
 from lictor.layers.quantize.surrogate import SURROGATES, mixed
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import MODELS, build_model
@@ -70,7 +71,7 @@ def test_any_size_comes_back_in_its_size_and_costs_bits(name, size):
     model = tiny_model(name)
     x = photo_tensor(2, *size)
     for surrogate in (None, *(make() for make in SURROGATES.values())):
-        out = model(x, surrogate=surrogate, generator=torch.Generator().manual_seed(0))
+        out = model(x, surrogate=surrogate, noise=Noise())
         assert out.x_hat.shape == x.shape
         assert set(out.bits) == set(model.priors())
         for bits in out.bits.values():
@@ -83,7 +84,7 @@ def test_any_size_comes_back_in_its_size_and_costs_bits(name, size):
 @EVERY
 def test_every_weight_gets_a_gradient_from_rate_and_distortion(name):
     model, x = tiny_model(name), photo_tensor(1, 64, 64)
-    out = model(x, surrogate=mixed(), generator=torch.Generator().manual_seed(0))
+    out = model(x, surrogate=mixed(), noise=Noise())
     (out.total_bits.mean() + (out.x_hat - x).square().sum()).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
@@ -123,10 +124,7 @@ def test_noise_comes_from_the_generator_and_from_nowhere_else(name):
     model, x = tiny_model(name), photo_tensor(1, 64, 64)
     for surrogate in (make() for make in SURROGATES.values()):
         before = torch.get_rng_state()
-        first, second = (
-            model(x, surrogate=surrogate, generator=torch.Generator().manual_seed(4))
-            for _ in range(2)
-        )
+        first, second = (model(x, surrogate=surrogate, noise=Noise(4)) for _ in range(2))
         assert torch.equal(first.x_hat, second.x_hat)
         assert torch.equal(first.total_bits, second.total_bits)
         assert torch.equal(before, torch.get_rng_state())
@@ -250,7 +248,7 @@ class SampleCoder:
     def __init__(self, model: AbstractCodecModel):
         self.tables = tables_of(model)
         self.rate, self.encoder = RateCoder(), EncodeCoder(self.tables)
-        self.noisy = RateCoder(mixed(), torch.Generator().manual_seed(0))
+        self.noisy = RateCoder(mixed(), Noise())
         self.rng = np.random.default_rng(0)
 
     def code(

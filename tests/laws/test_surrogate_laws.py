@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lictor.coders import RateCoder
+from lictor.layers.quantize.noise import Noise
 from lictor.layers.quantize.paths import Path
 from lictor.layers.quantize.surrogate import SURROGATES, Surrogate, noise
 from lictor.priors.conditional import GaussianPrior
@@ -89,7 +90,7 @@ def test_it_is_a_value_of_two_paths(name):
 
 
 def _mean_bits(residual: torch.Tensor, scale: float, surrogate: Surrogate | None) -> float:
-    coder = RateCoder(surrogate, torch.Generator().manual_seed(0))
+    coder = RateCoder(surrogate, Noise())
     latent = residual.view(1, 1, 1, -1)
     scales = torch.full_like(latent, scale)
     coder.code("y", latent, GaussianPrior(), scales, shape=(1, 1, 1, latent.numel()))

@@ -13,6 +13,7 @@ from torch import nn
 from conftest import photo_tensor, tiny_model
 from lictor.config import OptimConfig, RunConfig
 from lictor.errors import CheckpointError, ConfigError
+from lictor.layers.quantize.noise import Noise
 from lictor.layers.quantize.surrogate import mixed
 from lictor.models.zoo import MODELS
 from lictor.optim.factory import OPTIMIZERS, build_optimizer
@@ -25,7 +26,7 @@ from lictor.training.run import CONFLICT, run
 
 from test_checkpoint import identical  # isort: skip
 from test_run import CONFIG, finish, weights  # isort: skip
-from training_fixtures import Poison  # isort: skip
+from training_fixtures import Given, Poison  # isort: skip
 
 # Muon makes the gradient orthogonal, which is not linear: the probe refuses it.
 LINEAR = [name for name in OPTIMIZERS if name != "muon"]
@@ -40,7 +41,6 @@ class Run:
         self.model = tiny_model(name) if model is None else model
         settings = OptimConfig(optimizer, lr=1e-3, beta1=0.9, beta2=0.95, precondition_every=3)
         self.optimizer = build_optimizer(self.model, settings)
-        self.generator = torch.Generator().manual_seed(1)
         self.rows: list[dict] = []
         self.step = 0
         self.hooks: list[TrainHook] = []
@@ -55,12 +55,12 @@ class Run:
             record=self.rows.append,
         )  # fmt: skip
 
-    def advance(self, steps: int, **options) -> "Run":
+    def advance(self, steps: int, precision: str = "float32") -> "Run":
         for _ in range(steps):
+            task = Given(self.model, seed=1, precision=precision)
             train_step(
-                self.model, photo_tensor(1, 64, 64, seed=self.step), surrogate=mixed(), lmbda=0.01,
-                optimizer=self.optimizer, hooks=self.hooks, step=self.step,
-                generator=self.generator, max_grad_norm=1.0, **options,
+                task, task.batch(self.step), step=self.step, optimizer=self.optimizer,
+                hooks={str(i): hook for i, hook in enumerate(self.hooks)},
             )  # fmt: skip
             self.step += 1
         return self
@@ -73,7 +73,6 @@ class Run:
                 n: p.grad for n, p in self.model.named_parameters() if p.grad is not None
             },
             "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
             "random": torch.get_rng_state(),
             "training": [m.training for m in self.model.modules()],
             "grad": torch.is_grad_enabled(),
@@ -83,11 +82,11 @@ class Run:
 # --------------------------------------------------------------------- it does not disturb
 
 
-CASES = [(name, optimizer, torch.float32) for name in MODELS for optimizer in LINEAR]
+CASES = [(name, optimizer, "float32") for name in MODELS for optimizer in LINEAR]
 
 
 @pytest.mark.parametrize(
-    ("name", "optimizer", "precision"), [*CASES, ("checkerboard", "soap", torch.bfloat16)]
+    ("name", "optimizer", "precision"), [*CASES, ("checkerboard", "soap", "bfloat16")]
 )
 def test_training_with_a_probe_is_training_without_it_bit_for_bit(name, optimizer, precision):
     torch.manual_seed(0)
@@ -128,7 +127,7 @@ def gradients(model, weight_of_rate: float, weight_of_distortion: float) -> dict
     model = copy.deepcopy(model)
     model.zero_grad(set_to_none=True)
     x = photo_tensor(1, 64, 64, seed=9)
-    out = model(x, surrogate=mixed(), generator=torch.Generator().manual_seed(0))
+    out = model(x, surrogate=mixed(), noise=Noise())
     loss = rate_distortion(x, out, 0.01)
     weighted = 0.01 * 255**2 * loss.distortion
     (weight_of_rate * loss.bpp + weight_of_distortion * weighted).backward()
@@ -389,16 +388,15 @@ def test_a_probe_goes_on_after_any_step_as_if_nothing_had_happened(tmp_path):
     for _ in range(steps - 1):
         whole.advance(1)
         parts = (whole.model, whole.optimizer, whole.hooks[0])
-        torch.save([*(part.state_dict() for part in parts), whole.generator.get_state()], path)
+        torch.save([*(part.state_dict() for part in parts)], path)
         saved.append((whole.step, len(whole.rows), torch.load(path, weights_only=True)))
     whole.advance(1)
     assert [row["step"] for row in whole.rows] == [3, 6]
-    for step, num_rows, (model, built, probe, generator) in saved:
+    for step, num_rows, (model, built, probe) in saved:
         again = Run(name, optimizer, every=every, lag=lag)
         again.model.load_state_dict(model)
         again.optimizer.load_state_dict(built)
         again.hooks[0].load_state_dict(probe)
-        again.generator.set_state(generator)
         again.step = step
         assert again.advance(steps - step).rows == whole.rows[num_rows:]
 
@@ -489,7 +487,7 @@ def test_a_checkpoint_whose_probe_does_not_fit_is_an_error(whole, pictures, tmp_
     copied = tmp_path / "copied"
     shutil.copytree(whole, copied)
     content = torch.load(copied / "checkpoint.pt", weights_only=True)
-    content["hooks"][0]["names"][0] = "no.such.weight"
+    content["hooks"]["conflict"]["names"][0] = "no.such.weight"
     torch.save(content, copied / "checkpoint.pt")
     with pytest.raises(CheckpointError, match=r"does not fit this run.*no\.such\.weight"):
         finish(with_probe(3, 2), pictures, copied, resume=True)

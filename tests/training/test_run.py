@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,53 @@ def test_a_run_is_not_resumed_with_another_recipe(picture_folder, whole):
     )
     finish(longer, picture_folder, whole, resume=True)
     assert load_run(whole)[2] == 12
+
+
+def test_a_run_does_not_go_on_with_other_pictures_unasked(tmp_path, picture_folder, caplog):
+    out, moved = tmp_path / "run", tmp_path / "moved"
+    short = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=2))
+    finish(short, picture_folder, out)
+    shutil.copytree(picture_folder, moved)
+    finish(dataclasses.replace(short, train=dataclasses.replace(short.train, steps=3)), moved, out,
+           resume=True)  # fmt: skip
+    pictures = sorted(path for path in moved.rglob("*") if path.suffix == ".png")
+    pictures[0].rename(pictures[0].with_name("another.png"))
+    before = (out / METRICS).read_bytes(), weights(out)
+    with pytest.raises(ConfigError, match=r"other pictures than those given.*--other-data"):
+        finish(CONFIG, moved, out, resume=True)
+    assert (out / METRICS).read_bytes() == before[0]
+    assert equal(weights(out), before[1])
+    finish(CONFIG, moved, out, resume=True, other_data=True)
+    told = [line for line in metrics(out) if line["kind"] == "data"]
+    assert [line["step"] for line in told] == [3]
+    assert "goes on with other pictures from step 3" in caplog.text
+    finish(CONFIG, moved, out, resume=True)  # from now on these are its pictures
+
+
+def test_a_run_that_left_no_checkpoint_is_begun_anew_with_a_word(
+    tmp_path, picture_folder, whole, caplog
+):
+    out = tmp_path / "run"
+    first = run(CONFIG, picture_folder, out)
+    list(itertools.islice(first, 4))
+    first.close()
+    assert not (out / CHECKPOINT).exists()
+    finish(CONFIG, picture_folder, out)
+    assert "without a checkpoint" in caplog.text
+    assert metrics(out) == metrics(whole)
+
+
+def test_a_checkpoint_of_an_earlier_release_gives_weights_but_does_not_go_on(
+    tmp_path, picture_folder, whole
+):
+    out = tmp_path / "old"
+    shutil.copytree(whole, out)
+    content = torch.load(out / CHECKPOINT, weights_only=True)
+    content |= {"format": 1, "generator": torch.Generator().get_state(), "hooks": []}
+    torch.save({k: v for k, v in content.items() if k != "data"}, out / CHECKPOINT)
+    assert equal(dict(load_run(out)[0].state_dict()), dict(load_run(whole)[0].state_dict()))
+    with pytest.raises(CheckpointError, match=r"earlier release; freeze it"):
+        finish(CONFIG, picture_folder, out, resume=True)
 
 
 def test_a_run_folder_is_not_used_twice(picture_folder, whole):

@@ -25,11 +25,10 @@ from lictor.config import (
 )
 from lictor.data.folder import ImageFolder
 from lictor.errors import CheckpointError, ConfigError, DataError
-from lictor.layers.quantize.surrogate import build_surrogate
 from lictor.optim.factory import build_optimizer
 from lictor.training.checkpoint import RunState, read_checkpoint, restore
 from lictor.training.hooks import evaluates_others, evaluation_weights
-from lictor.training.loop import train, train_step
+from lictor.training.loop import train_step
 from lictor.training.loss import rate_distortion
 from lictor.training.run import (
     BEST,
@@ -46,7 +45,7 @@ from lictor.training.stdet.hook import STDET, Choices
 from lictor.training.stdet.selection import Schedule
 from lictor.training.techniques import build_techniques, snapshot_interval
 
-from training_fixtures import Poison, facts, identical, new_run  # isort: skip
+from training_fixtures import Given, Poison, facts, go, identical, new_run  # isort: skip
 
 STEPS = 22
 OFF, UNAVERAGED = StdetConfig(), SmaConfig()
@@ -190,8 +189,8 @@ def test_trajectories_that_do_not_fit_on_the_disk_are_a_data_error(
 
 def test_without_a_section_there_is_no_hook():
     model, state = new_run()
-    assert build_techniques(RunConfig(), model, state.optimizer, pictures=9) == []
-    assert not evaluates_others([])
+    assert build_techniques(RunConfig(), model, state.optimizer, items=9) == {}
+    assert not evaluates_others({})
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "soap"])
@@ -202,9 +201,9 @@ def test_a_share_of_zero_is_plain_training_bit_for_bit(folder, optimizer):
         config = recipe(optimizer, stdet)
         model, state = new_run(optimizer=optimizer)
         rows: list[dict] = []
-        hooks = build_techniques(config, model, state.optimizer, pictures=3, record=rows.append)
+        hooks = build_techniques(config, model, state.optimizer, items=3, record=rows.append)
         assert len(hooks) == len(rows) + (stdet is nothing)
-        reports = [facts(r) for r in train(config, model, state, folder, hooks=hooks)]
+        reports = [facts(r) for r in go(config, model, state, folder, hooks=hooks)]
         runs.append((reports, model.state_dict(), state.optimizer.state_dict()))
     assert [row["kind"] for row in rows].count("event") == 5
     assert rows[-1]["embedded"] == 0
@@ -214,27 +213,17 @@ def test_a_share_of_zero_is_plain_training_bit_for_bit(folder, optimizer):
 def test_a_step_by_hand_with_hooks_that_do_nothing_is_one_without():
     results = []
     for hooks_of in (
-        lambda *_: [],
+        lambda *_: {},
         lambda m, o: build_techniques(
-            recipe("adam", dataclasses.replace(ON, share=0.0)), m, o, pictures=3
+            recipe("adam", dataclasses.replace(ON, share=0.0)), m, o, items=3
         ),
     ):
         model = tiny_model("mbt2018-mean")
         optimizer = build_optimizer(model, OptimConfig(lr=1e-3))
         hooks = hooks_of(model, optimizer)
-        generator = torch.Generator().manual_seed(0)
         for step in range(STEPS):
-            train_step(
-                model,
-                photo_tensor(1, 64, 64, seed=step),
-                surrogate=build_surrogate("mixed"),
-                lmbda=0.01,
-                optimizer=optimizer,
-                hooks=hooks,
-                step=step,
-                generator=generator,
-                max_grad_norm=1.0,
-            )
+            task = Given(model, seed=0)
+            train_step(task, task.batch(step), step=step, optimizer=optimizer, hooks=hooks)
         results.append(model.state_dict())
     assert identical(*results)
 
@@ -243,11 +232,11 @@ def test_a_step_by_hand_with_hooks_that_do_nothing_is_one_without():
 def test_skipped_steps_leave_weights_finite_and_on_their_lines(folder, optimizer):
     config = recipe(optimizer, dataclasses.replace(ON, selection="both"), SmaConfig(interval=2))
     model, state = new_run(optimizer=optimizer)
-    techniques = build_techniques(config, model, state.optimizer, pictures=3)
-    hooks = [Poison(model, (4, 9, 11, 12, 19)), *techniques]
-    reports = list(train(config, model, state, folder, hooks=hooks))
+    techniques = build_techniques(config, model, state.optimizer, items=3)
+    hooks = {"poison": Poison(model, (4, 9, 11, 12, 19)), **techniques}
+    reports = list(go(config, model, state, folder, hooks=hooks))
     assert [r.step for r in reports if r.skipped] == [4, 9, 11, 12, 19]
-    stdet = techniques[0]
+    stdet = techniques["stdet"]
     assert isinstance(stdet, STDET)
     assert stdet.modes is not None
     assert stdet.embedded > 0.4 * stdet.total
@@ -269,7 +258,9 @@ def test_an_epoch_is_a_pass_over_the_pictures():
 def test_the_order_is_stdet_then_the_average_and_feedback_projects_again():
     model, state = new_run()
     config = recipe("adam", ON, SmaConfig(interval=2, feedback=True, start=0.2))
-    stdet, sma = build_techniques(config, model, state.optimizer, pictures=3)
+    techniques = build_techniques(config, model, state.optimizer, items=3)
+    assert list(techniques) == ["stdet", "sma"]
+    stdet, sma = techniques.values()
     assert isinstance(stdet, STDET)
     assert isinstance(sma, SMA)
     assert stdet.sma is sma
@@ -344,7 +335,7 @@ def test_an_average_that_would_take_no_sample_is_an_error_of_the_run(
 def test_one_sample_is_enough_of_an_average():
     model, state = new_run()
     config = recipe("adam", sma=SmaConfig(interval=STEPS, start=0.0))
-    (sma,) = build_techniques(config, model, state.optimizer, pictures=3)
+    sma = build_techniques(config, model, state.optimizer, items=3)["sma"]
     assert isinstance(sma, SMA)
     for step in range(STEPS):
         sma.after_step(step)
@@ -363,8 +354,8 @@ def test_a_run_is_not_resumed_with_other_techniques_or_another_model(tmp_path, f
         with pytest.raises(ConfigError, match=f"started with another .*{key}"):
             finish(other, few_pictures, out, resume=True)
     model = tiny_model("mbt2018-mean")
-    state = RunState(build_optimizer(model, config.optim), torch.Generator())
-    hooks = build_techniques(config, model, state.optimizer, pictures=3)
+    state = RunState(build_optimizer(model, config.optim))
+    hooks = build_techniques(config, model, state.optimizer, items=3)
     content = read_checkpoint(out / CHECKPOINT)
     with pytest.raises(CheckpointError, match="does not fit this run"):
         restore(content, out / CHECKPOINT, model, state, hooks)
@@ -401,13 +392,13 @@ def test_evaluations_checkpoints_and_load_run_have_the_averaged_weights(tmp_path
     config = recipe("adam", ON, SmaConfig(interval=2, alpha=0.1))
     spies: list[Spy] = []
 
-    def spy(model) -> list[Spy]:
+    def spy(model) -> dict[str, Spy]:
         spies.append(Spy(model))
-        return spies
+        return {"spy": spies[0]}
 
     finish(config, few_pictures, out, make_hooks=spy)
     content = read_checkpoint(out / CHECKPOINT)
-    phi = content["hooks"][-1]["phi"]
+    phi = content["hooks"]["sma"]["phi"]
     loaded = load_run(out)[0]
     assert all(torch.equal(p, phi[name]) for name, p in loaded.named_parameters())
     trained = spies[0].model.state_dict()
@@ -420,12 +411,13 @@ def test_dummies_are_on_their_lines_among_the_averages_that_are_evaluated():
         "adam", dataclasses.replace(ON, dummy="averaged", share=0.1, cap=0.5), SmaConfig(interval=2)
     )
     model, state = new_run()
-    stdet, sma = hooks = build_techniques(config, model, state.optimizer, pictures=3)
+    hooks = build_techniques(config, model, state.optimizer, items=3)
+    stdet, sma = hooks["stdet"], hooks["sma"]
     assert isinstance(stdet, STDET)
     images = [
         (photo_tensor(1, 80, 90, seed=s)[0].permute(1, 2, 0) * 255).byte().numpy() for s in range(3)
     ]
-    list(train(config, model, state, ImageFolder(tuple("abc"), images.__getitem__), hooks=hooks))
+    list(go(config, model, state, ImageFolder(tuple("abc"), images.__getitem__), hooks=hooks))
     trained = {name: value.clone() for name, value in model.state_dict().items()}
     modes = stdet.modes
     assert modes is not None
@@ -444,7 +436,7 @@ def test_dummies_are_on_their_lines_among_the_averages_that_are_evaluated():
 def test_best_pt_is_the_best_evaluation_also_after_a_resumption(tmp_path, few_pictures):
     out = tmp_path / "run"
     config = recipe("adam", sma=SmaConfig(interval=2), eval_every=2, checkpoint_every=100)
-    options = {"make_hooks": lambda model: [Spy(model, spoiled_from=9)]}
+    options = {"make_hooks": lambda model: {"spy": Spy(model, spoiled_from=9)}}
     _stop_at(config, few_pictures, out, 11, resume=False, **options)
     finish(config, few_pictures, out, resume=True, **options)
     rows = [row for row in story(out, METRICS) if row["kind"] == "evaluation"]
@@ -514,9 +506,9 @@ def small_runs():
         config = dataclasses.replace(SMALL, stdet=stdet, sma=sma)
         model, state = new_run("bmshj2018-hyperprior")
         rows: list[dict] = []
-        hooks = build_techniques(config, model, state.optimizer, pictures=8, record=rows.append)
+        hooks = build_techniques(config, model, state.optimizer, items=8, record=rows.append)
         losses = []
-        for report in train(config, model, state, folder, hooks=hooks):
+        for report in go(config, model, state, folder, hooks=hooks):
             if report.step >= 0.9 * SMALL.train.steps:
                 with torch.no_grad(), evaluation_weights(hooks):
                     losses.append(float(rate_distortion(held_out, model(held_out), 0.01).total))

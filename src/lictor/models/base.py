@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lictor.coders import LatentCoder, RateCoder, Shape
 from lictor.layers.entropy_network import EntropyNetwork
+from lictor.layers.quantize.noise import Noise
 from lictor.layers.quantize.surrogate import Surrogate
 from lictor.ops import crop, pad_to_multiple
 from lictor.priors.base import AbstractPrior
@@ -85,14 +86,15 @@ class AbstractCodecModel(nn.Module, ABC):
         x: Float[Tensor, "b c h w"],
         *,
         surrogate: Surrogate | None = None,
-        generator: torch.Generator | None = None,
+        noise: Noise | None = None,
     ) -> Output:
         """Reconstruct `x` (RGB in [0, 1], any size from 1x1) and count the bits.
 
-        Without a surrogate the latents are rounded, as a codec does.
+        Without a surrogate the latents are rounded, as a codec does. `noise` says which noise a
+        surrogate draws; torch's own generator if not given.
         """
         height, width = x.shape[-2:]
-        coder = RateCoder(surrogate, generator)
+        coder = RateCoder(surrogate, noise)
         padded = pad_to_multiple(x, self.stride).contiguous(memory_format=torch.channels_last)
         shape = self.padded_shape(x.shape[0], height, width)
         x_hat = self.synthesise(self.code(coder, self.analyse(padded), shape))

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lictor.errors import ConfigError
+from lictor.layers.quantize.noise import Noise
 from lictor.layers.quantize.surrogate import Surrogate, mixed
 from lictor.models.base import AbstractCodecModel, Output
 from lictor.ops import round_ste
@@ -157,12 +158,11 @@ def optimize(
         replace_layer(quantized, name, learner)
     optimizer = _optimizer(learning.values(), settings)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    generator = torch.Generator().manual_seed(settings.seed)
     try:
         for step, x in zip(range(settings.steps), batches, strict=False):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * settings.share(step)
-            total = loss(x, quantized(x, surrogate=surrogate, generator=generator))
+            total = loss(x, quantized(x, surrogate=surrogate, noise=Noise(settings.seed, step)))
             if not total.isfinite():
                 raise ConfigError(f"step {step}: the loss is not finite; optimize with lower rates")
             optimizer.zero_grad(set_to_none=True)

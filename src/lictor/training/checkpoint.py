@@ -14,19 +14,20 @@ from lictor.errors import CheckpointError, ConfigError, DataError
 from lictor.files import atomic_file
 from lictor.training.hooks import NO_HOOKS, TrainHook, evaluates_others, evaluation_weights
 
-FORMAT = 1
+FORMAT = 2
+# Format 1 drew its noise otherwise: its weights can be had, the run cannot go on.
+_READABLE = (1, FORMAT)
 
 
 @dataclass
 class RunState:
     """What changes during a run, beside the model's weights and the hooks' own state.
 
-    The data position needs no field: the crops of a step are a function of its number. `data` is
-    the identity of what the run is trained on.
+    Neither the place in the data nor a random generator is among it: the crops and the noise of a
+    step are functions of its number. `data` is the identity of what the run is trained on.
     """
 
     optimizer: torch.optim.Optimizer
-    generator: torch.Generator
     step: int = 0
     skipped: int = 0
     data: str = ""
@@ -49,7 +50,6 @@ def save_checkpoint(
         "model": model.state_dict(),
         "evaluated": evaluated_state(model, hooks),
         "optimizer": state.optimizer.state_dict(),
-        "generator": state.generator.get_state(),
         "step": state.step,
         "skipped": state.skipped,
         "data": state.data,
@@ -95,7 +95,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if damaged is not None:
             raise CheckpointError(f"{path}: damaged checkpoint (checksum of {damaged})")
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["format"] != FORMAT:
+        if content["format"] not in _READABLE:
             raise CheckpointError(
                 f"{path}: checkpoint format {content['format']}, this release reads {FORMAT}"
             )
@@ -132,6 +132,10 @@ def restore(
     when anything does not fit.
     """
     try:
+        if content["format"] != FORMAT:
+            raise CheckpointError(
+                "it was begun by an earlier release; freeze it as it is, or train anew"
+            )
         saved_hooks = content["hooks"]
         odd = sorted((set(saved_hooks) ^ set(hooks)) - set(optional))
         if odd:
@@ -143,7 +147,6 @@ def restore(
         for group, wanted in zip(state.optimizer.param_groups, settings, strict=True):
             # The moments come from the checkpoint, rates and decays from the configuration.
             group |= {key: value for key, value in wanted.items() if key != "params"}
-        state.generator.set_state(content["generator"])
         state.step, state.skipped = content["step"], content["skipped"]
         state.data = content["data"]
         for name, hook in hooks.items():

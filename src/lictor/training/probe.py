@@ -18,14 +18,15 @@ from torch import Tensor
 from torch.func import functional_call
 
 from lictor.errors import ConfigError
+from lictor.layers.quantize.noise import Noise
 from lictor.layers.quantize.surrogate import Surrogate
 from lictor.models.base import AbstractCodecModel
 from lictor.optim.precondition import check_linear_map, precondition
 from lictor.training.alignment import cosines, dots, ratios
 from lictor.training.loss import rate_distortion
 
-# One seed for every probe of every run: only the weights differ from one to the next.
-_NOISE_SEED = 0
+# The same for every probe of every run: only the weights differ from one to the next.
+_NOISE = Noise()
 # The smaller gradient of a tensor (rate or distortion) must be at least this share of the larger,
 # else it is one that cancels out but for rounding.
 _SHARED = 1e-6
@@ -219,9 +220,8 @@ class ConflictProbe:
             torch.autocast(device.type, enabled=False),
             torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"),
         ):
-            torch.manual_seed(_NOISE_SEED)
-            generator = torch.Generator(device).manual_seed(_NOISE_SEED)
-            arguments = {"surrogate": self._surrogate, "generator": generator}
+            torch.manual_seed(_NOISE.seed)
+            arguments = {"surrogate": self._surrogate, "noise": _NOISE}
             loss = rate_distortion(
                 x, functional_call(self._model, buffers, (x,), arguments), self._lmbda
             )

@@ -22,8 +22,8 @@ from typing import IO, Any
 import torch
 
 from lictor.config import RunConfig, config_to_dict
-from lictor.data.crops import Crops, batch_to_tensor
-from lictor.data.folder import ImageFolder, open_image_folder
+from lictor.data.crops import batch_to_tensor
+from lictor.data.folder import open_image_folder
 from lictor.errors import CheckpointError, ConfigError, DataError
 from lictor.files import locked_folder, write_file
 from lictor.layers.quantize.surrogate import build_surrogate
@@ -31,6 +31,7 @@ from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import build_model
 from lictor.optim.factory import build_optimizer
 from lictor.optim.precondition import check_linear_map
+from lictor.runtime import Runtime
 from lictor.training.checkpoint import (
     RunState,
     checkpoint_config,
@@ -42,7 +43,7 @@ from lictor.training.checkpoint import (
 from lictor.training.hooks import TrainHook, evaluation_weights
 from lictor.training.loop import StepReport, train
 from lictor.training.probe import ConflictProbe
-from lictor.training.rate_distortion import RateDistortionTask
+from lictor.training.rate_distortion import RateDistortionTask, codec_task
 from lictor.training.schedule import SCHEDULES
 from lictor.training.task import Task
 from lictor.training.techniques import build_techniques
@@ -143,7 +144,7 @@ def _mean_report(reports: Sequence[StepReport], skipped: int) -> dict[str, Any]:
     }
 
 
-def _build(config: RunConfig) -> tuple[AbstractCodecModel, RunState]:
+def _build(config: RunConfig, runtime: Runtime) -> tuple[AbstractCodecModel, RunState]:
     """Build a model and what trains it; whatever is wrong with a recipe shows here."""
     build_surrogate(config.surrogate.name)
     if config.optim.schedule not in SCHEDULES:
@@ -152,11 +153,8 @@ def _build(config: RunConfig) -> tuple[AbstractCodecModel, RunState]:
         )
     torch.manual_seed(config.train.seed)
     model = build_model(config.model.name, config.model.hyperparameters)
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    state = RunState(
-        build_optimizer(model, config.optim),
-        torch.Generator().manual_seed(config.train.seed),
-    )
+    model.to(runtime.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    state = RunState(build_optimizer(model, config.optim))
     if config.train.conflict_every:
         check_linear_map(state.optimizer)
     return model, state
@@ -283,13 +281,14 @@ def run(
     step if something does not fit, or if another run is going on in the same folder.
     """
     out = Path(out)
-    model, state = _build(config)
+    runtime = Runtime(precision=config.train.precision)
+    model, state = _build(config, runtime)
     _read(config, out, resume=resume)  # fails now rather than after the pictures are read
     folder = open_image_folder(
         Path(data), cache_bytes=config.data.cache_mib * 2**20, on_progress=on_decode
     )
     _warn_of_small_crops(config, model)
-    task = _codec_task(config, model, state, folder)
+    task = codec_task(config, model, *folder.split(config.data.held_out), runtime)
     state.data = folder.identity
     hooks = {**make_hooks(model), **_hooks(config, out, task, state)}
     with locked_folder(out):
@@ -300,29 +299,6 @@ def run(
             _check_same_data(state, task, out, other=other_data)
         with _open_run_folder(config, out, state.step) as log:
             yield from _train_and_keep(config, task, state, hooks, out, log, should_stop)
-
-
-def _codec_task(
-    config: RunConfig, model: AbstractCodecModel, state: RunState, folder: ImageFolder
-) -> RateDistortionTask:
-    """Build the task of a recipe: crops of most pictures, and some that are kept out."""
-    training, held_out = folder.split(config.data.held_out)
-    settings = config.train
-    return RateDistortionTask(
-        model,
-        Crops(
-            training,
-            size=config.data.crop_size,
-            batch_size=settings.batch_size,
-            min_scale=config.data.min_scale,
-            seed=settings.seed,
-        ),
-        held_out,
-        lmbda=config.loss.lmbda,
-        surrogate=build_surrogate(config.surrogate.name).at,
-        generator=state.generator,
-        precision=getattr(torch, settings.precision),
-    )
 
 
 def _train_and_keep(

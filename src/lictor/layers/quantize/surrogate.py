@@ -58,7 +58,7 @@ class Surrogate:
 
     synthesis: Path
     rate: Path
-    mean_gradient: str = "full"
+    mean_gradient: str = "none"
     temperature: Callable[[float], float] | None = None
 
     def __post_init__(self) -> None:

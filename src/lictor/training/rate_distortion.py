@@ -1,0 +1,121 @@
+"""The task of a learned image codec: rate and distortion on crops of photographs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from lictor.config import RunConfig
+from lictor.data.crops import Crops, batch_to_tensor
+from lictor.data.folder import ImageFolder
+from lictor.data.images import image_to_tensor
+from lictor.layers.quantize.noise import Noise
+from lictor.layers.quantize.surrogate import Surrogate, build_surrogate
+from lictor.metrics import psnr_of_mse
+from lictor.models.base import AbstractCodecModel
+from lictor.runtime import Runtime
+from lictor.training.loss import rate_distortion
+from lictor.training.task import TaskLoss
+
+# The least mean squared error, of samples in [0, 1], that a PSNR is told of: 120 dB.
+_LEAST_ERROR = 1e-12
+
+
+@dataclass(frozen=True)
+class RateDistortionTask:
+    """A `Task`: minimise `bpp + lmbda * 255^2 * MSE` of crops.
+
+    Args:
+        model: what learns.
+        crops: what it learns from.
+        held_out: pictures for the evaluation, kept out of training.
+        lmbda: weight of the distortion.
+        surrogate: the stand-in for rounding at a point of the run, 0 to 1; `mixed().at` for one.
+        runtime: where, and in which precision.
+        evaluation_side: the evaluation sees the middle of a picture, at most so many pixels a side.
+    """
+
+    model: AbstractCodecModel
+    crops: Crops
+    held_out: ImageFolder
+    lmbda: float
+    surrogate: Callable[[float], Surrogate]
+    runtime: Runtime = field(default_factory=Runtime)
+    evaluation_side: int = 512
+
+    @property
+    def items(self) -> int:
+        """How many pictures there are to train on."""
+        return len(self.crops.folder)
+
+    def batch(self, step: int) -> UInt8[np.ndarray, "b size size 3"]:
+        """Return the crops of a step."""
+        return self.crops.batch(step)
+
+    def loss(
+        self, batch: UInt8[np.ndarray, "b size size 3"], *, step: int, progress: float
+    ) -> TaskLoss:
+        """Return the loss of crops, with their `bpp` and `mse`."""
+        x = self.runtime.put(batch_to_tensor(batch))
+        noise = Noise(self.crops.seed, step, self.runtime.rank)
+        with self.runtime.autocast():
+            out = self.model(x, surrogate=self.surrogate(progress), noise=noise)
+        loss = rate_distortion(x, out, self.lmbda)
+        return TaskLoss(loss.total, {"bpp": loss.bpp, "mse": loss.distortion})
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Return mean `loss`, `bpp` and `psnr` (dB) of the held-out pictures.
+
+        In float32, with hard rounding, of the middle of each picture; the PSNR is that of unrounded
+        output.
+        """
+        training = self.model.training
+        self.model.eval()
+        losses, bpps, psnrs = [], [], []
+        for number in range(len(self.held_out)):
+            x = self.runtime.put(image_to_tensor(self._middle(self.held_out.load(number))))
+            loss = rate_distortion(x, self.model(x), self.lmbda)
+            losses.append(float(loss.total))
+            bpps.append(float(loss.bpp))
+            psnrs.append(psnr_of_mse(255**2 * max(float(loss.distortion), _LEAST_ERROR)))
+        self.model.train(training)
+        count = len(self.held_out)
+        return {
+            "loss": sum(losses) / count,
+            "bpp": sum(bpps) / count,
+            "psnr": sum(psnrs) / count,
+        }
+
+    def _middle(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "a b 3"]:
+        height, width = (min(side, self.evaluation_side) for side in image.shape[:2])
+        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+        return image[top : top + height, left : left + width]
+
+
+def codec_task(
+    config: RunConfig,
+    model: AbstractCodecModel,
+    training: ImageFolder,
+    held_out: ImageFolder,
+    runtime: Runtime,
+) -> RateDistortionTask:
+    """Build the task that a recipe describes."""
+    data, settings = config.data, config.train
+    crops = Crops(
+        training,
+        size=data.crop_size,
+        batch_size=settings.batch_size,
+        min_scale=data.min_scale,
+        seed=settings.seed,
+    )
+    return RateDistortionTask(
+        model,
+        crops,
+        held_out,
+        lmbda=config.loss.lmbda,
+        surrogate=build_surrogate(config.surrogate.name).at,
+        runtime=runtime,
+    )

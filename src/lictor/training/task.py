@@ -1,0 +1,43 @@
+"""What a run trains, as the loop sees it: a model, batches, a loss, an evaluation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class TaskLoss:
+    """What is minimised, a scalar with a gradient, and scalars to be told beside it, by name."""
+
+    total: Float[Tensor, ""]
+    metrics: Mapping[str, Float[Tensor, ""]]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A thing to learn; `train` repeats its steps without knowing what they are about."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network whose parameters learn."""
+        ...
+
+    @property
+    def items(self) -> int:
+        """How many things there are to train on: an epoch is so many."""
+        ...
+
+    def batch(self, step: int) -> Any:
+        """Return what a step trains on: a pure function of its number, made in another thread."""
+        ...
+
+    def loss(self, batch: Any, *, step: int, progress: float) -> TaskLoss:
+        """Return the loss of a batch at a step, `progress` of the way through the run (0 to 1)."""
+        ...
+
+    def evaluate(self) -> dict[str, float]:
+        """Return averages over what was kept out of training, the `loss` among them."""
+        ...
