@@ -69,8 +69,7 @@ def measure() -> dict[str, dict[str, Any]]:
     from PIL import Image
 
     # From the package itself: modules move between checkouts, the public names do not.
-    from lictor import Codec, load_run, run
-    from lictor.config import config_from_dict
+    from lictor import Codec, load_recipe, load_run, run
 
     torch.set_num_threads(1)
     pictures = photographs()
@@ -83,11 +82,19 @@ def measure() -> dict[str, dict[str, Any]]:
         for number, (name, sections) in enumerate(RUNS.items()):
             train = {"steps": STEPS, "batch_size": 2, "eval_every": 3, **sections.get("train", {})}
             tree = {**sections, "train": train, "data": {"crop_size": 64}}
-            out = Path(temporary) / str(number)
-            losses = [r.loss for r in run(config_from_dict(tree, source=name), folder, out)]
+            out, recipe = Path(temporary) / str(number), Path(temporary) / f"{number}.toml"
+            recipe.write_text(_toml(tree))
+            losses = [r.loss for r in run(load_recipe(recipe), folder, out)]
             codec = Codec.freeze(load_run(out)[0])
             found[name] = {"losses": losses, **_files(codec, pictures)}
     return found
+
+
+def _toml(tree: dict[str, dict[str, Any]]) -> str:
+    lines = []
+    for section, entries in tree.items():
+        lines += [f"[{section}]", *(f"{key} = {json.dumps(v)}" for key, v in entries.items())]
+    return "\n".join(lines)
 
 
 def _files(codec: Any, pictures: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from lictor.config import OptimConfig
 from lictor.data.crops import Crops
 from lictor.data.folder import ImageFolder
 from lictor.evaluation.provenance import cpu_name, versions
@@ -39,7 +38,7 @@ from lictor.layers.quantize.surrogate import noise
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import build_model
 from lictor.optim import SOAP
-from lictor.optim.factory import build_optimizer
+from lictor.optim.factory import OPTIMIZERS
 from lictor.runtime import Runtime
 from lictor.training.loop import train_step
 from lictor.training.rate_distortion import RateDistortionTask
@@ -70,7 +69,7 @@ def peer(model: AbstractCodecModel) -> torch.optim.Optimizer:
 
 
 SIDES: dict[str, Build] = {
-    "Adam, fused": lambda model: build_optimizer(model, OptimConfig("adam", lr=LR)),
+    "Adam, fused": lambda model: OPTIMIZERS["adam"](model, LR),
     "SOAP split": soap("split"),
     "SOAP split, staggered": soap("split", stagger=True),
     "SOAP spatial": soap("spatial"),

@@ -39,18 +39,19 @@ from typing import Any
 import torch
 
 from lictor.codecs.learned import Codec
-from lictor.config import OptimConfig, RunConfig, config_from_dict, config_to_dict
+from lictor.config import write
 from lictor.data.folder import ImageFolder, open_image_folder
 from lictor.data.images import image_to_tensor
 from lictor.files import write_file
 from lictor.models.base import AbstractCodecModel
-from lictor.models.zoo import build_model
-from lictor.optim.factory import build_optimizer
+from lictor.models.zoo import MODELS
+from lictor.optim.factory import OPTIMIZERS
 from lictor.runtime import Runtime
 from lictor.training.checkpoint import RunState, read_checkpoint, restore, save_checkpoint
 from lictor.training.loop import train, train_step
 from lictor.training.loss import rate_distortion
 from lictor.training.rate_distortion import RateDistortionTask, codec_task
+from lictor.training.recipe import OptimConfig, RunConfig, config_from_dict, config_to_dict
 
 ARMS = ("adam:1e-3", "soap:1e-3", "soap:3e-3", "adam:3e-4", "adam:1e-4", "soap:1e-4")
 NETWORKS = ("mbt2018-mean", "checkerboard")
@@ -89,16 +90,21 @@ def arm_config(args: argparse.Namespace, network: str, arm: str, seed: int) -> R
 
 def step_kind(optim: Mapping[str, Any]) -> str:
     """Name what a step costs: the optimizer, and what of its settings is not the default."""
-    default, name = dataclasses.asdict(OptimConfig()), optim["name"]
-    changes = [f"{k}={optim[k]}" for k in COSTLY.get(name, ()) if optim[k] != default[k]]
+    name = optim["name"]
+    default = write(OptimConfig(name))
+    changes = [
+        f"{k}={optim[k]}" for k in COSTLY.get(name, ()) if optim.get(k, default[k]) != default[k]
+    ]
     return ",".join([name, *changes])
 
 
 def new_run(config: RunConfig) -> tuple[AbstractCodecModel, RunState]:
     torch.manual_seed(config.train.seed)
-    model = build_model(config.model.name, config.model.hyperparameters)
+    model = MODELS[config.model.name].make(config.model.settings)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return model, RunState(build_optimizer(model, config.optim))
+    return model, RunState(
+        OPTIMIZERS[config.optim.name].make(config.optim.settings, model, config.optim.lr)
+    )
 
 
 def task_of(
@@ -161,9 +167,9 @@ def calibrate(
     """Alternate bursts of Adam, SOAP and what else the arms need; keep the best of all calls."""
     best: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
     configs = [arm_config(args, network, arm, 0) for arm in ("adam:1e-3", "soap:1e-3", *arms)]
-    kinds = {step_kind(dataclasses.asdict(config.optim)): config for config in configs}
+    kinds = {step_kind(write(config.optim)): config for config in configs}
     sides = {
-        kind: bursts(config, folder, config.optim.precondition_every)
+        kind: bursts(config, folder, write(config.optim).get("precondition_every", 10))
         for kind, config in kinds.items()
     }
     for _, (name, side) in itertools.product(range(args.calibration_rounds), sides.items()):

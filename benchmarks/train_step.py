@@ -45,12 +45,11 @@ Step = Callable[[], object]
 
 
 def lictor_step(args: argparse.Namespace, precision: str) -> Step:
-    from lictor.config import OptimConfig
     from lictor.data.crops import Crops
     from lictor.data.folder import ImageFolder
     from lictor.layers.quantize.surrogate import noise
     from lictor.models.hyperprior import MeanScaleHyperpriorModel
-    from lictor.optim.factory import build_optimizer
+    from lictor.optim.factory import OPTIMIZERS
     from lictor.runtime import Runtime
     from lictor.training.loop import train_step
     from lictor.training.rate_distortion import RateDistortionTask
@@ -58,7 +57,7 @@ def lictor_step(args: argparse.Namespace, precision: str) -> Step:
     torch.manual_seed(0)
     model = MeanScaleHyperpriorModel(args.n, args.m)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    optimizer = build_optimizer(model, OptimConfig("adam", lr=LR, beta2=0.999))
+    optimizer = OPTIMIZERS["adam"](model, LR)
     shape = (args.size, args.size, 3)
     folder = ImageFolder(("noise",), lambda _: np.zeros(shape, np.uint8))
     task = RateDistortionTask(

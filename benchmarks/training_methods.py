@@ -31,12 +31,12 @@ from typing import Any
 import torch
 
 from lictor.codecs.learned import Codec
-from lictor.config import RunConfig, config_from_dict, config_to_dict
 from lictor.data.folder import ImageFolder
 from lictor.files import write_file
 from lictor.training.checkpoint import read_checkpoint, restore, save_checkpoint
 from lictor.training.hooks import TrainHook, evaluation_weights
 from lictor.training.loop import train
+from lictor.training.recipe import RunConfig, config_from_dict, config_to_dict
 from lictor.training.techniques import build_techniques
 from time_to_target import (
     add_options,

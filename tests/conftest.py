@@ -63,10 +63,9 @@ def photo_tensor(batch: int, height: int, width: int, seed: int = 0) -> torch.Te
 
 
 def tiny_model(name: str, seed: int = 0) -> AbstractCodecModel:
-    """A model of `MODELS` with 8 channels, from a fixed seed."""
+    """A model of `MODELS` in its small form, from a fixed seed."""
     torch.manual_seed(seed)
-    small = {"n": 8, "m": 8} | ({"depth": 1} if name == "checkerboard" else {})
-    return MODELS[name](**small)
+    return MODELS[name](**MODELS[name].tiny)
 
 
 @pytest.fixture

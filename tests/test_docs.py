@@ -1,6 +1,6 @@
 """README and docs are executed: their blocks run, their tables and links hold.
 
-    python tests/test_docs.py      rewrite the tables of docs/recipes.md from lictor.config
+    python tests/test_docs.py      rewrite the tables of docs/recipes.md from the settings
 
 Kinds of block: ```python runs, a page's blocks in order in one namespace; ```console runs its lines
 `$ lictor ...` and compares what they print with what is shown (`...` stands for anything, a block
@@ -27,14 +27,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lictor import config as config_module
+from lictor import config as mechanism
 from lictor.cli.main import main
 from lictor.coding import container, stream
-from lictor.layers.quantize.surrogate import SURROGATES
-from lictor.models.zoo import MODELS
-from lictor.optim.factory import OPTIMIZERS
-from lictor.training.run import _MAY_CHANGE
-from lictor.training.schedule import SCHEDULES
+from lictor.training import recipe
+from lictor.training.phases import Phase
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -186,62 +183,74 @@ def test_the_maps_name_the_layers_of_the_contract_in_order():
 
 
 def _field_docs(cls: type) -> dict[str, str]:
-    """Read the string below each field of a dataclass."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    assert isinstance(body, ast.ClassDef)
+    """Read the string below each field of a dataclass, those of its base first."""
     docs = {}
-    for field, doc in zip(body.body[:-1], body.body[1:], strict=True):
-        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
-            assert isinstance(field.target, ast.Name)
-            assert isinstance(doc.value, ast.Constant)
-            docs[field.target.id] = " ".join(str(doc.value.value).split())
+    for base in reversed([c for c in cls.__mro__ if dataclasses.is_dataclass(c)]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, doc in zip(body.body[:-1], body.body[1:], strict=True):
+            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
+                assert isinstance(field.target, ast.Name)
+                assert isinstance(doc.value, ast.Constant)
+                docs[field.target.id] = " ".join(str(doc.value.value).split())
     return docs
 
 
 def _default(field: dataclasses.Field) -> str:
-    if field.default_factory is not dataclasses.MISSING:
-        return "none"
     value = field.default
+    if value is dataclasses.MISSING:
+        return "required"
+    if value is None or value == ():
+        return "none"
     return f"`{value!r}`" if not isinstance(value, str) else f'`"{value}"`'
+
+
+def _kind(field: dataclasses.Field) -> str:
+    if typing.get_origin(field.type) is tuple:
+        return "list of " + typing.get_args(field.type)[0].__name__
+    kinds = [k for k in typing.get_args(field.type) if k is not type(None)] or [field.type]
+    return kinds[0].__name__
+
+
+def _rows(cls: type, tables: dict[str, str]) -> list[str]:
+    """Return a line for each setting of a dataclass: key, type, default, allowed, meaning."""
+    docs = _field_docs(cls)
+    return [
+        f"| `{f.name}` | {_kind(f)} | {_default(f)} | "
+        f"{tables.get(f.name) or (f.metadata.get('rule') or mechanism.Rule(bool, 'any')).words} | "
+        f"{docs[f.name]} |"
+        for f in dataclasses.fields(cls)
+        if "table" not in f.metadata
+    ]
 
 
 def key_tables() -> str:
     """Return every key of a recipe as Markdown: type, default, range, meaning."""
-    names = {
-        "model.name": MODELS,
-        "surrogate.name": SURROGATES,
-        "optim.name": OPTIMIZERS,
-        "optim.schedule": SCHEDULES,
-    }
-    parts = []
-    for section in dataclasses.fields(config_module.RunConfig):
-        assert isinstance(section.type, type)
-        parts.append(f"## [{section.name}]\n\n{inspect.getdoc(section.type)}\n")
-        parts.append("| key | type | default | allowed | meaning |\n|---|---|---|---|---|")
-        docs = _field_docs(section.type)
-        for field in dataclasses.fields(section.type):
-            key, kind = f"`{field.name}`", getattr(field.type, "__name__", str(field.type))
-            dotted = f"{section.name}.{field.name}"
-            allowed = config_module._RULES.get(dotted, (None, "any"))[1]
-            if dotted in names:
-                allowed = ", ".join(f"`{name}`" for name in names[dotted])
-            if typing.get_origin(field.type) is dict:
-                key, kind, allowed = "any other", "int", "see below"
-            parts.append(f"| {key} | {kind} | {_default(field)} | {allowed} | {docs[field.name]} |")
-        parts.append("")
-        if section.name == "model":
-            parts.append("| model | other keys, with their defaults |\n|---|---|")
-            for name, model in MODELS.items():
-                arguments = inspect.signature(model).parameters.values()
-                defaults = ", ".join(f"`{a.name} = {a.default}`" for a in arguments)
-                parts.append(f"| `{name}` | {defaults} |")
-            parts.append("")
+    parts, head = [], "| key | type | default | allowed | meaning |\n|---|---|---|---|---|"
+    for name, cls in recipe.SECTIONS.items():
+        choices = list(mechanism._choices(cls))
+        tables = {by: ", ".join(f"`{n}`" for n in table) for _, table, by, _ in choices}
+        parts += [f"## [{name}]\n\n{inspect.getdoc(cls)}\n", head, *_rows(cls, tables), ""]
+        for _, table, by, kind in choices:
+            settings = {line.settings: None for line in table.values()}
+            for own in settings:
+                owners = ", ".join(f"`{n}`" for n, line in table.items() if line.settings is own)
+                if dataclasses.fields(own):
+                    parts += [f"With `{by}` = {owners}, settings of the {kind}:\n", head]
+                    parts += [*_rows(own, {}), ""]
+    parts += [f"## [[phase]]\n\n{inspect.getdoc(Phase)}\n", head, *_rows(Phase, {}), ""]
     return "\n".join(parts)
 
 
 def change_list() -> str:
     """Return what a resumed run may change, as Markdown."""
-    return ", ".join(f"`{key}`" for key in sorted(_MAY_CHANGE)) + "."
+    keys = set()
+    for table, names in (("optim", recipe.OPTIMIZERS), ("schedule", recipe.SCHEDULES)):
+        for name in names:
+            optim = {"name": name} if table == "optim" else {"schedule": name}
+            config = recipe.RunConfig(optim=recipe.OptimConfig(**optim))
+            keys |= recipe.may_change(config)
+    return ", ".join(f"`{key}`" for key in sorted(keys)) + "."
 
 
 def recipes_page(page: str) -> str:

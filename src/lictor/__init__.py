@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lictor.codecs.learned import Codec
     from lictor.codecs.protocol import ImageCodec
-    from lictor.config import RunConfig, load_recipe
     from lictor.data.images import load_image
     from lictor.errors import BitstreamError, LictorError
     from lictor.models.zoo import MODELS, build_model
+    from lictor.training.recipe import RunConfig, load_recipe
     from lictor.training.run import load_run, run
 
 __version__ = "0.1.0"
@@ -42,10 +42,10 @@ _HOMES = {
     "Codec": "codecs.learned",
     "ImageCodec": "codecs.protocol",
     "LictorError": "errors",
-    "RunConfig": "config",
+    "RunConfig": "training.recipe",
     "build_model": "models.zoo",
     "load_image": "data.images",
-    "load_recipe": "config",
+    "load_recipe": "training.recipe",
     "load_run": "training.run",
     "run": "training.run",
 }

@@ -13,9 +13,9 @@ from conftest import photo, tiny_model
 from lictor.cli.main import main
 from lictor.codecs.learned import Codec
 from lictor.comparison.curve import ImageResult
-from lictor.config import config_from_dict
 from lictor.evaluation.quantization import cost, family_cost
 from lictor.ptq.scheme import Scheme
+from lictor.training.recipe import config_from_dict
 from lictor.training.run import run as train_run
 
 

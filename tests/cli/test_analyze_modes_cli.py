@@ -12,8 +12,8 @@ from PIL import Image
 from conftest import photo
 from lictor.analysis.modes import load_mode_story, tracked_over_time
 from lictor.cli.main import main
-from lictor.config import config_from_dict
 from lictor.errors import DataError
+from lictor.training.recipe import config_from_dict
 from lictor.training.run import MODES
 from lictor.training.run import run as train_run
 

@@ -207,8 +207,8 @@ def hand_count(name: str, n: int, m: int, depth: int) -> dict[str, float]:
 
 @EVERY
 def test_multiplications_are_those_of_the_hand_count(name):
-    depth = {"depth": 2} if name == "checkerboard" else {}
-    codec = Codec.freeze(MODELS[name](n=4, m=6, **depth))
+    sizes = {"n": 4, "m": 6, "depth": 2}
+    codec = Codec.freeze(MODELS[name](**{key: sizes[key] for key in MODELS[name].tiny}))
     speed = measure_speed(codec, [photo(33, 65)], repeats=1)
     expected = {part: macs / 1000 for part, macs in hand_count(name, 4, 6, 2).items()}
     assert speed.kmac_per_pixel == pytest.approx(expected, rel=1e-12)

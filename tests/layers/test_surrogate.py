@@ -12,7 +12,6 @@ from lictor.layers.quantize.surrogate import (
     MEAN_GRADIENTS,
     SURROGATES,
     Surrogate,
-    build_surrogate,
     mixed,
     noise,
     straight_through,
@@ -58,11 +57,12 @@ def test_noise_is_uniform_on_the_unit_interval():
     assert drawn.max() > 0.499
 
 
-def test_build_gives_every_named_surrogate_and_names_the_choices_otherwise():
-    for name in SURROGATES:
-        assert build_surrogate(name) == SURROGATES[name]()
-    with pytest.raises(ConfigError, match=r"'nois'.*noise, straight-through, mixed"):
-        build_surrogate("nois")
+def test_the_table_takes_the_settings_of_a_surrogate_and_no_others():
+    assert SURROGATES["mixed"](mean_gradient="recon") == mixed("recon")
+    with pytest.raises(ConfigError, match=r"mean_gradient = 'some' must be none, recon or full"):
+        SURROGATES["mixed"](mean_gradient="some")
+    with pytest.raises(ConfigError, match=r"'mean_grad'.*did you mean 'mean_gradient'"):
+        SURROGATES["mixed"](mean_grad="none")
 
 
 # --------------------------------------------------------------------------- one draw, or two

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lictor.config import OptimConfig
 from lictor.errors import ConfigError
-from lictor.optim.factory import build_optimizer
+from lictor.optim.factory import OPTIMIZERS
 from lictor.optim.muon import Muon
 
 pytestmark = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has no Muon yet")
@@ -96,4 +95,4 @@ def test_parameters_that_move_in_memory_are_followed():
 def test_a_torch_without_muon_is_named(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(ConfigError, match="has no Muon"):
-        build_optimizer(nn.Linear(2, 2), OptimConfig("muon"))
+        OPTIMIZERS["muon"](nn.Linear(2, 2), 1e-4)

@@ -1,5 +1,6 @@
 """Views, rotations and factors: what holds for any shape."""
 
+import dataclasses
 from math import prod
 
 import pytest
@@ -7,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lictor import config
 from lictor.errors import ConfigError
+from lictor.optim.factory import SoapSettings
 from lictor.optim.soap_math import (
     POLICIES,
     adam_direction,
@@ -183,9 +184,10 @@ def test_the_direction_of_adam_is_its_moments_quotient():
 
 
 def test_recipes_may_name_the_policies_that_there_are():
-    allowed, _ = config._RULES["optim.shapes"]
-    assert all(allowed(name) for name in POLICIES)
-    assert not allowed("none")
+    (field,) = (f for f in dataclasses.fields(SoapSettings) if f.name == "shapes")
+    allows = field.metadata["rule"].allows
+    assert all(allows(name) for name in POLICIES)
+    assert not allows("none")
     with pytest.raises(ConfigError, match="unknown shape policy 'none': choose one of split"):
         make_plan((3, 3), shapes="none", max_factor=9)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from lictor.codecs.learned import Codec
-from lictor.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from lictor.errors import CheckpointError, ConfigError, DataError
 from lictor.training.loop import StepReport
+from lictor.training.recipe import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from lictor.training.run import CHECKPOINT, METRICS, Evaluation, load_run, run
 
 CONFIG = RunConfig(

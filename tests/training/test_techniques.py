@@ -11,7 +11,14 @@ import torch
 
 import lictor.training.stdet.history as history_module
 from conftest import photo_tensor, tiny_model
-from lictor.config import (
+from lictor.data.folder import ImageFolder
+from lictor.errors import CheckpointError, ConfigError, DataError
+from lictor.optim.factory import OPTIMIZERS
+from lictor.training.checkpoint import RunState, read_checkpoint, restore
+from lictor.training.hooks import evaluates_others, evaluation_weights
+from lictor.training.loop import train_step
+from lictor.training.loss import rate_distortion
+from lictor.training.recipe import (
     DataConfig,
     ModelConfig,
     OptimConfig,
@@ -23,13 +30,6 @@ from lictor.config import (
     config_to_dict,
     load_recipe,
 )
-from lictor.data.folder import ImageFolder
-from lictor.errors import CheckpointError, ConfigError, DataError
-from lictor.optim.factory import build_optimizer
-from lictor.training.checkpoint import RunState, read_checkpoint, restore
-from lictor.training.hooks import evaluates_others, evaluation_weights
-from lictor.training.loop import train_step
-from lictor.training.loss import rate_distortion
 from lictor.training.run import (
     BEST,
     CHECKPOINT,
@@ -70,7 +70,7 @@ def recipe(
 ) -> RunConfig:
     return RunConfig(
         model=ModelConfig("bmshj2018-factorized", {"n": 4, "m": 4}),
-        optim=OptimConfig(optimizer, lr=2e-3, beta2=0.99),
+        optim=OptimConfig(optimizer, lr=2e-3, settings={"beta2": 0.99}),
         stdet=stdet,
         sma=sma,
         data=DataConfig(crop_size=64),
@@ -219,7 +219,7 @@ def test_a_step_by_hand_with_hooks_that_do_nothing_is_one_without():
         ),
     ):
         model = tiny_model("mbt2018-mean")
-        optimizer = build_optimizer(model, OptimConfig(lr=1e-3))
+        optimizer = OPTIMIZERS["adam"](model, 1e-3)
         hooks = hooks_of(model, optimizer)
         for step in range(STEPS):
             task = Given(model, seed=0)
@@ -354,7 +354,7 @@ def test_a_run_is_not_resumed_with_other_techniques_or_another_model(tmp_path, f
         with pytest.raises(ConfigError, match=f"started with another .*{key}"):
             finish(other, few_pictures, out, resume=True)
     model = tiny_model("mbt2018-mean")
-    state = RunState(build_optimizer(model, config.optim))
+    state = RunState(OPTIMIZERS["adam"](model, config.optim.lr))
     hooks = build_techniques(config, model, state.optimizer, items=3)
     content = read_checkpoint(out / CHECKPOINT)
     with pytest.raises(CheckpointError, match="does not fit this run"):

@@ -18,7 +18,12 @@ from rich.console import Console
 
 from lictor.cli.progress import deadline, log_to_terminal, over, show_training, table
 from lictor.codecs.learned import Codec
-from lictor.config import (
+from lictor.data.images import load_image
+from lictor.errors import DataError, LictorError
+from lictor.evaluation.peers import PEERS, encode_to_size
+from lictor.files import atomic_file, write_file
+from lictor.metrics import ms_ssim, psnr
+from lictor.training.recipe import (
     DataConfig,
     LossConfig,
     ModelConfig,
@@ -26,11 +31,6 @@ from lictor.config import (
     RunConfig,
     TrainConfig,
 )
-from lictor.data.images import load_image
-from lictor.errors import DataError, LictorError
-from lictor.evaluation.peers import PEERS, encode_to_size
-from lictor.files import atomic_file, write_file
-from lictor.metrics import ms_ssim, psnr
 from lictor.training.run import run
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
@@ -175,7 +175,7 @@ def _train_a_little(out: Path, seconds: float, console: Console) -> None:
     config = RunConfig(
         model=ModelConfig("checkerboard", {"n": 32, "m": 64, "depth": 1}),
         loss=LossConfig(lmbda=0.0067),
-        optim=OptimConfig(lr=1e-3, schedule="constant", beta2=0.99),
+        optim=OptimConfig(lr=1e-3, schedule="constant", settings={"beta2": 0.99}),
         data=DataConfig(crop_size=128, held_out=1),
         train=TrainConfig(steps=100_000, batch_size=8, eval_every=250, checkpoint_every=10**6),
     )

@@ -284,7 +284,7 @@ def train(
         overrides: Changes to the recipe, such as train.steps=1000.
     """
     from lictor.cli.progress import log_to_terminal, show_training, stderr, stop_on_interrupt
-    from lictor.config import load_recipe
+    from lictor.training.recipe import load_recipe
     from lictor.training.run import run
 
     config = load_recipe(recipe, overrides)
@@ -325,7 +325,7 @@ def freeze(
     import torch
 
     from lictor.codecs.learned import Codec
-    from lictor.config import config_to_dict
+    from lictor.training.recipe import config_to_dict
     from lictor.training.run import load_run
 
     if out.exists() and not force:

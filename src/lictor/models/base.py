@@ -9,11 +9,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lictor.coders import LatentCoder, RateCoder, Shape
+from lictor.config import between
 from lictor.layers.entropy_network import EntropyNetwork
 from lictor.layers.quantize.noise import Noise
 from lictor.layers.quantize.surrogate import Surrogate
 from lictor.ops import crop, pad_to_multiple
 from lictor.priors.base import AbstractPrior
+
+# What may be a number of channels.
+WIDTH = between(1, 4096)
 
 # The latents of a batch by name, such as "y" and "z": before quantization or after it.
 Latents = Mapping[str, Float[Tensor, "b _ _ _"]]

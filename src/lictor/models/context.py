@@ -1,20 +1,34 @@
 """Models that predict a latent from the part of it that is already decoded."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lictor.coders import LatentCoder, Shape
+from lictor.config import between, option
 from lictor.layers.blocks import ResidualBlock, conv1x1, conv3x3, damped, downsample, upsample
 from lictor.layers.checkerboard import checkerboard_join, checkerboard_split
 from lictor.layers.entropy_network import EntropyNetwork
 from lictor.layers.shortcut import LinearAnalysis, LinearSynthesis
-from lictor.models.base import AbstractCodecModel, Latents, latent_shape
+from lictor.models.base import WIDTH, AbstractCodecModel, Latents, latent_shape
 from lictor.priors.base import AbstractPrior
 from lictor.priors.conditional import GaussianPrior
 from lictor.priors.factorized import FactorizedPrior
+
+
+@dataclass(frozen=True)
+class CheckerboardWidths:
+    """How wide and how deep; as the codec that ships is."""
+
+    n: int = option(128, WIDTH)
+    """Channels at 1/8 of the size; half as many at 1/4."""
+    m: int = option(128, WIDTH)
+    """Channels of the latent."""
+    depth: int = option(3, between(1, 256))
+    """checkerboard: residual blocks at 1/8 each way."""
 
 
 class CheckerboardModel(AbstractCodecModel):
@@ -39,7 +53,12 @@ class CheckerboardModel(AbstractCodecModel):
     name = "checkerboard"
     stride = 64
 
-    def __init__(self, n: int = 128, m: int = 128, depth: int = 3):
+    def __init__(
+        self,
+        n: int = CheckerboardWidths.n,
+        m: int = CheckerboardWidths.m,
+        depth: int = CheckerboardWidths.depth,
+    ):
         super().__init__()
         self.n, self.m, self.depth = n, m, depth
         thin = n // 2

@@ -4,18 +4,30 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lictor.coders import LatentCoder, Shape
+from lictor.config import option
 from lictor.layers.blocks import conv3x3, downsample, upsample
 from lictor.layers.entropy_network import EntropyNetwork
 from lictor.layers.gdn import GDN
-from lictor.models.base import AbstractCodecModel, Latents, latent_shape
+from lictor.models.base import WIDTH, AbstractCodecModel, Latents, latent_shape
 from lictor.priors.base import AbstractPrior
 from lictor.priors.conditional import GaussianPrior
 from lictor.priors.factorized import FactorizedPrior
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The papers' N and M; their values at low rates."""
+
+    n: int = option(128, WIDTH)
+    """Hidden channels."""
+    m: int = option(192, WIDTH)
+    """Channels of the latent."""
 
 
 def _analysis(in_channels: int, n: int, m: int) -> nn.Sequential:
@@ -57,7 +69,7 @@ class FactorizedModel(AbstractCodecModel):
     name = "bmshj2018-factorized"
     stride = 16
 
-    def __init__(self, n: int = 128, m: int = 192):
+    def __init__(self, n: int = Widths.n, m: int = Widths.m):
         super().__init__()
         self.n, self.m = n, m
         self.g_a = _analysis(self.in_channels, n, m)
@@ -104,7 +116,7 @@ class HyperpriorModel(AbstractCodecModel):
     name = "bmshj2018-hyperprior"
     stride = 64
 
-    def __init__(self, n: int = 128, m: int = 192):
+    def __init__(self, n: int = Widths.n, m: int = Widths.m):
         super().__init__()
         self.n, self.m = n, m
         self.g_a = _analysis(self.in_channels, n, m)
@@ -164,7 +176,7 @@ class MeanScaleHyperpriorModel(AbstractCodecModel):
     name = "mbt2018-mean"
     stride = 64
 
-    def __init__(self, n: int = 128, m: int = 192):
+    def __init__(self, n: int = Widths.n, m: int = Widths.m):
         super().__init__()
         self.n, self.m = n, m
         self.g_a = _analysis(self.in_channels, n, m)

@@ -1,37 +1,54 @@
-"""The table of models that recipes and codec files can name."""
+"""The table of models that recipes and codec files can name, with the settings of each."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
+from lictor.config import Choice, read
 from lictor.errors import ConfigError
 from lictor.models.base import AbstractCodecModel
-from lictor.models.context import CheckerboardModel
-from lictor.models.hyperprior import FactorizedModel, HyperpriorModel, MeanScaleHyperpriorModel
+from lictor.models.context import CheckerboardModel, CheckerboardWidths
+from lictor.models.hyperprior import (
+    FactorizedModel,
+    HyperpriorModel,
+    MeanScaleHyperpriorModel,
+    Widths,
+)
 
-MODELS: dict[str, Callable[..., AbstractCodecModel]] = {
-    FactorizedModel.name: FactorizedModel,
-    HyperpriorModel.name: HyperpriorModel,
-    MeanScaleHyperpriorModel.name: MeanScaleHyperpriorModel,
-    CheckerboardModel.name: CheckerboardModel,
+_TINY = {"n": 8, "m": 8}
+
+MODELS: dict[str, Choice[AbstractCodecModel]] = {
+    FactorizedModel.name: Choice(
+        FactorizedModel, Widths, tiny=_TINY, recipe="bmshj2018-factorized.toml"
+    ),
+    HyperpriorModel.name: Choice(
+        HyperpriorModel, Widths, tiny=_TINY, recipe="bmshj2018-hyperprior.toml"
+    ),
+    MeanScaleHyperpriorModel.name: Choice(
+        MeanScaleHyperpriorModel, Widths, tiny=_TINY, recipe="mbt2018-mean.toml"
+    ),
+    CheckerboardModel.name: Choice(
+        CheckerboardModel, CheckerboardWidths, tiny={**_TINY, "depth": 1}, recipe="default.toml"
+    ),
 }
 
 
 def build_model(
     name: str,
-    hyperparameters: Mapping[str, int],
+    hyperparameters: Mapping[str, Any],
     models: Mapping[str, Callable[..., AbstractCodecModel]] = MODELS,
 ) -> AbstractCodecModel:
-    """Build a model of a table by its name.
+    """Build a model of a table by its name; a table of your own may hold plain classes.
 
     Raises `ConfigError` on an unknown name or a hyperparameter that the model does not take.
     """
     if name not in models:
         raise ConfigError(f"unknown model {name!r}: choose one of {', '.join(models)}")
-    for key, value in hyperparameters.items():
-        if not 1 <= value <= 4096:
-            raise ConfigError(f"model {name!r}: {key} = {value} must be from 1 to 4096")
+    line = models[name]
     try:
-        return models[name](**hyperparameters)
-    except (TypeError, RuntimeError, ValueError, ZeroDivisionError) as error:
+        if isinstance(line, Choice):
+            return line.make(read(line.settings, dict(hyperparameters), "", ""))
+        return line(**hyperparameters)
+    except (ConfigError, TypeError, RuntimeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(
             f"model {name!r} cannot be built from {dict(hyperparameters)}: {error}"
         ) from error

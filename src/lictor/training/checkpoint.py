@@ -9,10 +9,10 @@ from zipfile import ZipFile
 import torch
 from torch import Tensor, nn
 
-from lictor.config import RunConfig, config_from_dict, config_to_dict
 from lictor.errors import CheckpointError, ConfigError, DataError
 from lictor.files import atomic_file
 from lictor.training.hooks import NO_HOOKS, TrainHook, evaluates_others, evaluation_weights
+from lictor.training.recipe import RunConfig, config_from_dict, config_to_dict
 
 FORMAT = 2
 # Format 1 drew its noise otherwise: its weights can be had, the run cannot go on.
@@ -112,7 +112,7 @@ def checkpoint_config(content: dict[str, Any], path: Path) -> RunConfig:
     Raises `CheckpointError` when this release cannot use it.
     """
     try:
-        return config_from_dict(content["config"], source=str(path))
+        return config_from_dict(content["config"], source=str(path), lenient=True)
     except (KeyError, TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"{path}: not a checkpoint of this release ({error})") from error
 

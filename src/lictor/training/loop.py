@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from lictor.config import RunConfig
 from lictor.data.prefetch import Prefetcher
 from lictor.errors import LictorError
 from lictor.training.checkpoint import RunState
 from lictor.training.hooks import NO_HOOKS, TrainHook
-from lictor.training.schedule import learning_rate
+from lictor.training.phases import Phase, phase_at
+from lictor.training.recipe import RunConfig
+from lictor.training.schedule import SCHEDULES, learning_rate
 from lictor.training.task import Task
 
 # After so many steps in a row without a finite gradient the run is over, not unlucky.
@@ -117,6 +118,10 @@ def _not_finite(model: torch.nn.Module) -> tuple[str, ...]:
     )
 
 
+def _parameters_of(model: nn.Module, parts: Collection[str]) -> list[nn.Parameter]:
+    return [p for part in parts for p in model.get_submodule(part).parameters()]
+
+
 def train(
     config: RunConfig,
     task: Task,
@@ -130,6 +135,7 @@ def train(
     bit. Raises `LictorError` when training has diverged.
     """
     steps, optim = config.train.steps, config.optim
+    shape = SCHEDULES[optim.schedule].make(optim.shape)
     batches = Prefetcher(task.batch, state.step)
     skipped_in_a_row = 0
     started, waited = time.perf_counter(), 0.0
@@ -137,10 +143,11 @@ def train(
         if state.step >= steps:
             return
         progress = (state.step + 1) / steps
+        phase = phase_at(config.phases, progress) or Phase(share=1.0)
         lr = learning_rate(
             progress,
-            schedule=optim.schedule,
-            peak=optim.lr,
+            shape=shape,
+            peak=phase.lr or optim.lr,
             warmup=optim.warmup,
             final=optim.final,
         )
@@ -154,6 +161,7 @@ def train(
             hooks=hooks,
             max_grad_norm=optim.max_grad_norm,
             progress=progress,
+            resting=_parameters_of(task.model, phase.freeze),
         )
         state.step += 1
         state.skipped += report.skipped

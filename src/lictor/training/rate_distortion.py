@@ -2,21 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from lictor.config import RunConfig
 from lictor.data.crops import Crops, batch_to_tensor
 from lictor.data.folder import ImageFolder
 from lictor.data.images import image_to_tensor
 from lictor.layers.quantize.noise import Noise
-from lictor.layers.quantize.surrogate import Surrogate, build_surrogate
+from lictor.layers.quantize.surrogate import SURROGATES, Surrogate
 from lictor.metrics import psnr_of_mse
 from lictor.models.base import AbstractCodecModel
 from lictor.runtime import Runtime
 from lictor.training.loss import rate_distortion
+from lictor.training.phases import phase_at
+from lictor.training.recipe import RunConfig
 from lictor.training.task import TaskLoss
 
 # The least mean squared error, of samples in [0, 1], that a PSNR is told of: 120 dB.
@@ -95,6 +97,14 @@ class RateDistortionTask:
         return image[top : top + height, left : left + width]
 
 
+def _surrogate_at(config: RunConfig, progress: float) -> Surrogate:
+    """Return the stand-in for rounding at a point of a run: a phase may have its own."""
+    phase = phase_at(config.phases, progress)
+    if phase is not None and phase.surrogate is not None:
+        return SURROGATES[phase.surrogate]().at(progress)
+    return SURROGATES[config.surrogate.name].make(config.surrogate.settings).at(progress)
+
+
 def codec_task(
     config: RunConfig,
     model: AbstractCodecModel,
@@ -116,6 +126,6 @@ def codec_task(
         crops,
         held_out,
         lmbda=config.loss.lmbda,
-        surrogate=build_surrogate(config.surrogate.name).at,
+        surrogate=partial(_surrogate_at, config),
         runtime=runtime,
     )

@@ -21,15 +21,14 @@ from typing import IO, Any
 
 import torch
 
-from lictor.config import RunConfig, config_to_dict
+from lictor.config import nearest
 from lictor.data.crops import batch_to_tensor
 from lictor.data.folder import open_image_folder
 from lictor.errors import CheckpointError, ConfigError, DataError
 from lictor.files import locked_folder, write_file
-from lictor.layers.quantize.surrogate import build_surrogate
 from lictor.models.base import AbstractCodecModel
-from lictor.models.zoo import build_model
-from lictor.optim.factory import build_optimizer
+from lictor.models.zoo import MODELS
+from lictor.optim.factory import OPTIMIZERS
 from lictor.optim.precondition import check_linear_map
 from lictor.runtime import Runtime
 from lictor.training.checkpoint import (
@@ -44,33 +43,13 @@ from lictor.training.hooks import TrainHook, evaluation_weights
 from lictor.training.loop import StepReport, train
 from lictor.training.probe import ConflictProbe
 from lictor.training.rate_distortion import RateDistortionTask, codec_task
-from lictor.training.schedule import SCHEDULES
+from lictor.training.recipe import RunConfig, config_to_dict, may_change
 from lictor.training.task import Task
 from lictor.training.techniques import build_techniques
 
 CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.jsonl", "config.json"
 CONFLICT, MODES, TRAJECTORIES = "conflict.jsonl", "modes.jsonl", "trajectories.f32"
 BEST = "best.pt"
-# A resumed run may be made longer, calmer, or logged otherwise; all else must stay.
-_MAY_CHANGE = {
-    "optim.lr",
-    "optim.beta1",
-    "optim.beta2",
-    "optim.schedule",
-    "optim.warmup",
-    "optim.final",
-    "optim.max_grad_norm",
-    "optim.weight_decay",
-    "optim.factor_beta",
-    "optim.precondition_every",
-    "train.steps",
-    "train.log_every",
-    "train.eval_every",
-    "train.checkpoint_every",
-    "train.conflict_every",
-    "train.conflict_lag",
-    "data.cache_mib",
-}
 # The probe may come or go when a run is resumed: it touches nothing.
 PROBE = "conflict"
 # With fewer latents than this along a side, padding is most of what the smallest latent sees.
@@ -92,12 +71,16 @@ class Evaluation:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    keys = [(s, k) for s in new for k in sorted({*old.get(s, {}), *new[s]})]
+    sections = [s for s in new if isinstance(new[s], dict)]
+    keys = [(s, k) for s in sections for k in sorted({*old.get(s, {}), *new[s]})]
     return [f"{s}.{k}" for s, k in keys if old.get(s, {}).get(k) != new[s].get(k)]
 
 
 def _check_same_run(old: RunConfig, new: RunConfig, path: Path) -> None:
-    changed = set(_differences(config_to_dict(old), config_to_dict(new))) - _MAY_CHANGE
+    both = _differences(config_to_dict(old), config_to_dict(new))
+    changed = set(both) - may_change(old) - may_change(new)
+    if old.phases != new.phases:
+        changed.add("[[phase]]")
     if changed:
         raise ConfigError(
             f"{path}: the run was started with another {', '.join(sorted(changed))}; "
@@ -146,18 +129,27 @@ def _mean_report(reports: Sequence[StepReport], skipped: int) -> dict[str, Any]:
 
 def _build(config: RunConfig, runtime: Runtime) -> tuple[AbstractCodecModel, RunState]:
     """Build a model and what trains it; whatever is wrong with a recipe shows here."""
-    build_surrogate(config.surrogate.name)
-    if config.optim.schedule not in SCHEDULES:
-        raise ConfigError(
-            f"unknown schedule {config.optim.schedule!r}: choose one of {', '.join(SCHEDULES)}"
-        )
     torch.manual_seed(config.train.seed)
-    model = build_model(config.model.name, config.model.hyperparameters)
+    model = MODELS[config.model.name].make(config.model.settings)
     model.to(runtime.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    state = RunState(build_optimizer(model, config.optim))
+    optim = config.optim
+    state = RunState(OPTIMIZERS[optim.name].make(optim.settings, model, optim.lr))
+    for part in {part for phase in config.phases for part in phase.freeze}:
+        _check_part(model, part)
     if config.train.conflict_every:
         check_linear_map(state.optimizer)
     return model, state
+
+
+def _check_part(model: AbstractCodecModel, part: str) -> None:
+    """Raise `ConfigError` when a phase freezes a part that the model does not have."""
+    parts = [name for name, _ in model.named_children()]
+    try:
+        model.get_submodule(part)
+    except AttributeError as error:
+        raise ConfigError(
+            f"[[phase]] freeze: {model.name} has no part {part!r}; {nearest(part, parts)}"
+        ) from error
 
 
 def _read(config: RunConfig, out: Path, *, resume: bool) -> dict[str, Any] | None:
@@ -359,7 +351,7 @@ def load_run(out: Path | str, *, best: bool = False) -> tuple[AbstractCodecModel
         )
     content = read_checkpoint(path)
     config = checkpoint_config(content, path)
-    model = build_model(config.model.name, config.model.hyperparameters)
+    model = MODELS[config.model.name].make(config.model.settings)
     try:
         model.load_state_dict(content.get("evaluated") or content["model"])
     except RuntimeError as error:

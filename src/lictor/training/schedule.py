@@ -2,8 +2,12 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
-from lictor.errors import ConfigError
+from lictor.config import SHARE_BELOW_ONE, Choice, option
+
+Shape = Callable[[float], float]
 
 
 def constant(progress: float) -> float:
@@ -17,27 +21,33 @@ def cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def flat_cosine(progress: float) -> float:
-    """Stay at the peak for 60 % of the run, then fall to 0 along half a cosine."""
-    return cosine(max(0.0, progress - 0.6) / 0.4)
+def flat_cosine(progress: float, *, flat: float = 0.6) -> float:
+    """Stay at the peak for a share `flat` of the run, then fall to 0 along half a cosine."""
+    return cosine(max(0.0, progress - flat) / (1 - flat))
 
 
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": constant,
-    "cosine": cosine,
-    "flat-cosine": flat_cosine,
+@dataclass(frozen=True)
+class FlatCosineSettings:
+    """How long the rate stays at its peak."""
+
+    flat: float = option(0.6, SHARE_BELOW_ONE, may_change=True)
+    """flat-cosine: share of the steps before the rate begins to fall."""
+
+
+SCHEDULES: dict[str, Choice[Shape]] = {
+    "constant": Choice(lambda: constant),
+    "cosine": Choice(lambda: cosine),
+    "flat-cosine": Choice(lambda flat: partial(flat_cosine, flat=flat), FlatCosineSettings),
 }
 
 
 def learning_rate(
-    progress: float, *, schedule: str, peak: float, warmup: float, final: float
+    progress: float, *, shape: Shape, peak: float, warmup: float, final: float
 ) -> float:
     """Return the learning rate at a point of the run.
 
-    `progress` and `warmup` are shares of the run in [0, 1]; `final` is the share of `peak` at the
-    end. Raises `ConfigError` on an unknown schedule.
+    `progress` and `warmup` are shares of the run in [0, 1]; `shape` goes from 1 to 0 over it, and
+    `final` is the share of `peak` that is left where it is 0.
     """
-    if schedule not in SCHEDULES:
-        raise ConfigError(f"unknown schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")
     ramp = min(1.0, progress / warmup) if warmup > 0 else 1.0
-    return peak * ramp * (final + (1 - final) * SCHEDULES[schedule](progress))
+    return peak * ramp * (final + (1 - final) * shape(progress))

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lictor.config import RunConfig, StdetConfig
 from lictor.errors import ConfigError
 from lictor.training.hooks import TrainHook
+from lictor.training.recipe import RunConfig, StdetConfig
 from lictor.training.sma import SMA
 from lictor.training.stdet.hook import STDET, Choices
 from lictor.training.stdet.selection import Schedule

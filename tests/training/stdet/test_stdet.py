@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lictor.config import OptimConfig
 from lictor.errors import CheckpointError, ConfigError
 from lictor.layers.gdn import GDN
-from lictor.optim.factory import OPTIMIZERS, build_optimizer
+from lictor.optim.factory import OPTIMIZERS
 from lictor.optim.soap_stack import Stack
 from lictor.training.sma import SMA
 from lictor.training.stdet.flat import flat
@@ -47,10 +46,9 @@ class Toy:
             alive = torch.ones(kernel.numel())
             alive[: self.dead] = 0
             kernel.register_hook(lambda g: g * alive.view_as(g))
-        settings = OptimConfig(
-            self.optimizer_name, lr=self.lr, beta2=0.99, weight_decay=self.weight_decay
+        self.optimizer = OPTIMIZERS[self.optimizer_name](
+            self.model, self.lr, beta2=0.99, weight_decay=self.weight_decay
         )
-        self.optimizer = build_optimizer(self.model, settings)  # pyright: ignore
         self.rows: list[dict] = []
         self.sma = None if self.averaged is None else SMA(self.model, **self.averaged)
         self.stdet = STDET(

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lictor.config import Choice, one_of, option
 from lictor.errors import ConfigError
 from lictor.layers.quantize.paths import AdditiveNoise, Path, StraightThrough
 
@@ -115,30 +116,31 @@ def _tempered(path: Path, temperature: float) -> Path:
     return dataclasses.replace(path, temperature=temperature)
 
 
-def noise() -> Surrogate:
+@dataclass(frozen=True)
+class SurrogateSettings:
+    """What all surrogates here have."""
+
+    mean_gradient: str = option("none", one_of(*MEAN_GRADIENTS))
+    """What the distortion tells the means: none, recon (a level of reconstruction), full."""
+
+
+def noise(mean_gradient: str = SurrogateSettings.mean_gradient) -> Surrogate:
     """Add noise for both uses, one draw for both (Balle et al. 2017, section 3)."""
-    return Surrogate(AdditiveNoise(), AdditiveNoise())
+    return Surrogate(AdditiveNoise(), AdditiveNoise(), mean_gradient)
 
 
-def straight_through() -> Surrogate:
+def straight_through(mean_gradient: str = SurrogateSettings.mean_gradient) -> Surrogate:
     """Round for both uses (Theis et al. 2017)."""
-    return Surrogate(StraightThrough(), StraightThrough())
+    return Surrogate(StraightThrough(), StraightThrough(), mean_gradient)
 
 
-def mixed() -> Surrogate:
+def mixed(mean_gradient: str = SurrogateSettings.mean_gradient) -> Surrogate:
     """Round for the synthesis, add noise for the rate (Minnen & Singh 2020, section 3.3)."""
-    return Surrogate(StraightThrough(), AdditiveNoise())
+    return Surrogate(StraightThrough(), AdditiveNoise(), mean_gradient)
 
 
-SURROGATES: dict[str, Callable[[], Surrogate]] = {
-    "noise": noise,
-    "straight-through": straight_through,
-    "mixed": mixed,
+SURROGATES: dict[str, Choice[Surrogate]] = {
+    "noise": Choice(noise, SurrogateSettings),
+    "straight-through": Choice(straight_through, SurrogateSettings),
+    "mixed": Choice(mixed, SurrogateSettings),
 }
-
-
-def build_surrogate(name: str) -> Surrogate:
-    """Build a surrogate of `SURROGATES`; raises `ConfigError` on an unknown name."""
-    if name not in SURROGATES:
-        raise ConfigError(f"unknown surrogate {name!r}: choose one of {', '.join(SURROGATES)}")
-    return SURROGATES[name]()

@@ -1,0 +1,342 @@
+"""Recipes: one tree of frozen dataclasses, loaded strictly from TOML.
+
+A recipe has a section for each field of `RunConfig`; what it leaves out takes the default below.
+The settings of what a section names (a model, an optimizer, ...) stand in it beside the name. The
+mechanism is `lictor.config`, the tables of names are where the named things are.
+"""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lictor.config import (
+    POSITIVE,
+    SHARE,
+    SHARE_BELOW_ONE,
+    Rule,
+    at_least,
+    between,
+    changeable,
+    chosen,
+    nearest,
+    one_of,
+    option,
+    read,
+    settle,
+    without_foreign,
+    write,
+)
+from lictor.errors import ConfigError
+from lictor.layers.quantize.surrogate import SURROGATES
+from lictor.models.zoo import MODELS
+from lictor.optim.factory import OPTIMIZERS
+from lictor.runtime import PRECISIONS
+from lictor.training.phases import Phase, check_shares
+from lictor.training.schedule import SCHEDULES
+from lictor.training.stdet.selection import DUMMIES, SELECTIONS
+from lictor.training.stdet.sensitivity import KINDS
+
+_CROP_SIZE = Rule(lambda v: 64 <= v <= 4096 and v % 64 == 0, "a multiple of 64, up to 4096")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model to train; its own settings stand beside its name."""
+
+    name: str = "mbt2018-mean"
+    """A name from the table of models."""
+    settings: Any = chosen(MODELS, "model")
+    """Settings of the model, such as `n` and `m`."""
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The rate-distortion trade-off: loss = bpp + lmbda * 255^2 * MSE."""
+
+    lmbda: float = option(0.0067, POSITIVE)
+    """Weight of the distortion; larger means better pictures and larger files."""
+
+
+@dataclass(frozen=True)
+class SurrogateConfig:
+    """What stands for rounding while training."""
+
+    name: str = "mixed"
+    """A name from the table of surrogates."""
+    settings: Any = chosen(SURROGATES, "surrogate")
+    """Settings of the surrogate."""
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer and its learning rate; the settings of both stand beside their names."""
+
+    name: str = "adam"
+    """A name from the table of optimizers."""
+    lr: float = option(1e-4, POSITIVE, may_change=True)
+    """Peak learning rate."""
+    schedule: str = option("flat-cosine", may_change=True)
+    """A name from the table of schedules."""
+    warmup: float = option(0.01, SHARE_BELOW_ONE, may_change=True)
+    """Share of the steps over which the rate rises linearly from zero."""
+    final: float = option(0.01, SHARE, may_change=True)
+    """Learning rate at the end, as a share of `lr`."""
+    max_grad_norm: float = option(1.0, POSITIVE, may_change=True)
+    """Gradients are scaled down to this global norm."""
+    settings: Any = chosen(OPTIMIZERS, "optimizer")
+    """Settings of the optimizer."""
+    shape: Any = chosen(SCHEDULES, "schedule", by="schedule")
+    """Settings of the schedule."""
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+
+@dataclass(frozen=True)
+class StdetConfig:
+    """STDET: embedding weights in few modes while training; off unless snapshots are taken."""
+
+    snapshot_every: int = option(0, at_least(0))
+    """Steps between snapshots of the weights; 0 for no STDET."""
+    snapshot_epochs: float = option(0.0, at_least(0))
+    """The same in passes over the training pictures, in place of steps."""
+    warmup: int = option(20, at_least(9))
+    """Snapshots before the one at which modes are found; at least 9."""
+    window: int = option(5, at_least(1))
+    """Snapshots between events, at each of which weights are embedded."""
+    share: float = option(0.05, SHARE)
+    """Share of the weights that an event embeds."""
+    cap: float = option(0.5, Rule(lambda v: 0 < v < 1, "above 0 and below 1"))
+    """Largest share to be embedded in all; below 1."""
+    modes: int = option(10, at_least(1))
+    """Modes to look for."""
+    samples: int = option(1000, between(2, 20_000))
+    """Weights whose trajectories are clustered; memory and time grow with the square."""
+    sensitivity: str = option("grad2", one_of(*KINDS))
+    """How the loss minds a weight being moved: grad2, gradabs, snip, delta_fisher."""
+    selection: str = option("both", one_of(*SELECTIONS))
+    """What weights are chosen by: both (drift and sensitivity), drift, sensitivity, random."""
+    dummy: str = option("line", one_of(*DUMMIES))
+    """Modal but sensitive weights: none, line (once), window, averaged (in evaluations)."""
+    reference: str = option("own", one_of("own", "chain"))
+    """A reference moves by its own gradient, or also by the chain rule: own, chain."""
+    anchor: bool = True
+    """A line keeps the fitted slope but goes through the weight's present value."""
+    least_correlation: float = option(0.0, SHARE)
+    """Correlation with the reference below which a weight is never embedded."""
+    release_share: float = option(0.75, SHARE)
+    """Embedded share of a tensor beyond which Adam keeps no state for its embedded entries."""
+
+
+@dataclass(frozen=True)
+class SmaConfig:
+    """SMA: a moving average of sampled weights, which is what gets evaluated and frozen."""
+
+    interval: int = option(0, at_least(0))
+    """Steps between samples; 0 for no average."""
+    alpha: float = option(0.02, SHARE)
+    """Weight of a new sample; 0 with `debias` for the plain mean of all samples."""
+    feedback: bool = False
+    """Continue training from the averaged weights (Lookahead)."""
+    start: float = option(0.01, SHARE_BELOW_ONE)
+    """Share of the steps over which the average is the trained weights themselves."""
+    debias: bool = True
+    """Begin with the plain mean, until a sample's weight in it falls to `alpha`."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How training crops are cut."""
+
+    crop_size: int = option(256, _CROP_SIZE)
+    """Side of the square crops, pixels; a multiple of 64."""
+    min_scale: float = option(0.5, between(0.1, 1))
+    """Crops are taken from the picture scaled by a random factor from here to 1."""
+    held_out: int = option(16, at_least(1))
+    """Pictures kept out of training for the evaluation (at most a tenth of all)."""
+    cache_mib: int = option(4096, at_least(0), may_change=True)
+    """Decoded pictures are kept in one memory-mapped file up to this size."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length and cadence of a run."""
+
+    steps: int = option(100_000, at_least(1), may_change=True)
+    """Optimizer steps in all."""
+    batch_size: int = option(8, between(1, 4096))
+    """Crops in a step."""
+    seed: int = option(0, Rule(lambda v: 0 <= v < 2**63, "from 0 to 2^63 - 1"))
+    """Seed of the weights, the crops and the noise."""
+    precision: str = option("float32", one_of(*PRECISIONS))
+    """Arithmetic of the transforms: float32 or bfloat16 (rates always use float32)."""
+    log_every: int = option(50, at_least(1), may_change=True)
+    """Steps between lines of the metrics file."""
+    eval_every: int = option(1000, at_least(1), may_change=True)
+    """Steps between evaluations on the held-out pictures."""
+    checkpoint_every: int = option(1000, at_least(1), may_change=True)
+    """Steps between checkpoints."""
+    conflict_every: int = option(0, at_least(0), may_change=True)
+    """Steps between probes of the conflict of rate and distortion; 0 for none."""
+    conflict_lag: int = option(0, at_least(0), may_change=True)
+    """Probes also compare gradients so many steps apart; 0 for not."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a training run; in TOML a phase is written [[phase]]."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    stdet: StdetConfig = field(default_factory=StdetConfig)
+    sma: SmaConfig = field(default_factory=SmaConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    phases: tuple[Phase, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_shares(self.phases)
+
+
+# The sections of a recipe, by name.
+SECTIONS: dict[str, Any] = {
+    f.name: f.type for f in dataclasses.fields(RunConfig) if f.name != "phases"
+}
+_PHASE = "phase"
+
+
+def config_from_dict(tree: dict[str, Any], *, source: str, lenient: bool = False) -> RunConfig:
+    """Build a `RunConfig` from nested tables; `source` names their origin in error messages.
+
+    `lenient` leaves out settings of what is not chosen, as earlier releases wrote them beside those
+    of what is. Raises `ConfigError` on an unknown section or key, a wrong type, or a value out of
+    range.
+    """
+    known = [*SECTIONS, _PHASE]
+    sections: dict[str, Any] = {}
+    for name, entries in tree.items():
+        if name not in known:
+            raise ConfigError(f"{source}: unknown section [{name}]; {nearest(name, known)}")
+        if name == _PHASE:
+            sections["phases"] = _phases(entries, source)
+            continue
+        if lenient and isinstance(entries, dict):
+            entries = without_foreign(SECTIONS[name], entries)
+        sections[name] = read(SECTIONS[name], entries, source, name)
+    try:
+        return RunConfig(**sections)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def _phases(entries: Any, source: str) -> tuple[Phase, ...]:
+    if not isinstance(entries, list):
+        raise ConfigError(f"{source}: {_PHASE!r} must be a list of sections, written [[{_PHASE}]]")
+    return tuple(
+        read(Phase, entry, source, f"{_PHASE}[{number}]") for number, entry in enumerate(entries)
+    )
+
+
+def config_to_dict(config: RunConfig) -> dict[str, Any]:
+    """Return the nested tables that `config_from_dict` turns into an equal `config`."""
+    tree: dict[str, Any] = {name: write(getattr(config, name)) for name in SECTIONS}
+    if config.phases:
+        tree[_PHASE] = [write(phase) for phase in config.phases]
+    return tree
+
+
+def may_change(config: RunConfig) -> set[str]:
+    """Return the keys, such as `train.steps`, that a run of this recipe may change when resumed."""
+    return {f"{name}.{key}" for name in SECTIONS for key in changeable(getattr(config, name))}
+
+
+def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> RunConfig:
+    """Read a TOML recipe, then apply overrides such as `"train.steps=1000"`.
+
+    An override without a value, such as `"model.depth="`, takes the key out of the recipe, so that
+    its default holds. One that names another model, optimizer, surrogate or schedule takes out what
+    the file says of the former one's own settings. Raises `ConfigError` when the file cannot be
+    read or anything in it is not valid.
+    """
+    path = Path(path)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot read the recipe: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    written = {section: set(keys) for section, keys in tree.items() if isinstance(keys, dict)}
+    # Names go first: a switch takes out what the file says, not what the other overrides say.
+    for override in sorted(overrides, key=lambda text: not _names_a_choice(text)):
+        _apply_override(tree, override, written)
+    return config_from_dict(tree, source=str(path))
+
+
+def _names_a_choice(override: str) -> bool:
+    section, _, rest = override.partition(".")
+    key = rest.partition("=")[0]
+    return section in SECTIONS and key in _choice_keys(section)
+
+
+def _choice_keys(section: str) -> list[str]:
+    """Return the keys of a section that name a choice."""
+    fields = dataclasses.fields(SECTIONS[section])
+    return [f.metadata["by"] for f in fields if "table" in f.metadata]
+
+
+def _apply_override(tree: dict[str, Any], override: str, written: dict[str, set[str]]) -> None:
+    key, equals, text = override.partition("=")
+    section, dot, name = key.partition(".")
+    if not (equals and dot):
+        raise ConfigError(
+            f"override {override!r} must look like section.key=value, or section.key="
+        )
+    if section.partition("[")[0] == _PHASE:
+        raise ConfigError(f"override {override!r}: phases are changed in the recipe itself")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string: optim.name=adam
+    table = tree.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"override {override!r}: {section!r} is not a section")
+    if not text.strip():
+        _check_can_be_unset(section, name, written.get(section, set()) | set(table), override)
+        table.pop(name, None)
+        return
+    if section in SECTIONS and name in _choice_keys(section):
+        for foreign in _settings_of_former(SECTIONS[section], table, name, value):
+            table.pop(foreign, None)
+    table[name] = value
+
+
+def _settings_of_former(cls: Any, table: dict[str, Any], by: str, value: Any) -> list[str]:
+    """Return the keys that belong to what a section named before another name is set."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    former = table.get(by, fields[by].default)
+    names = next(f.metadata["table"] for f in fields.values() if f.metadata.get("by") == by)
+    if value == former or former not in names:
+        return []
+    return [f.name for f in dataclasses.fields(names[former].settings)]
+
+
+def _check_can_be_unset(section: str, name: str, written: set[str], override: str) -> None:
+    """Refuse to unset a key that nobody has set and that does not exist."""
+    if section not in SECTIONS:
+        hint = nearest(section, list(SECTIONS))
+        raise ConfigError(f"override {override!r}: unknown section [{section}]; {hint}")
+    fields = dataclasses.fields(SECTIONS[section])
+    known = written | {f.name for f in fields if "table" not in f.metadata}
+    if name not in known:
+        hint = nearest(name, sorted(known))
+        raise ConfigError(f"override {override!r}: unknown key {name!r} in [{section}]; {hint}")
