@@ -231,7 +231,7 @@ def up_to(step: int, record: dict[str, Any]) -> dict[str, Any]:
 
 def description(config: RunConfig, args: argparse.Namespace) -> dict[str, Any]:
     return {
-        "config": dataclasses.asdict(config),
+        "config": config_to_dict(config),
         "threads": torch.get_num_threads(),
         "eval_side": args.eval_side,
         "machine": {"system": platform.platform(), "cpus": os.cpu_count()},

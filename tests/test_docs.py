@@ -30,6 +30,7 @@ from PIL import Image
 from lictor import config as mechanism
 from lictor.cli.main import main
 from lictor.coding import container, stream
+from lictor.models.zoo import MODELS
 from lictor.training import recipe
 from lictor.training.phases import Phase
 
