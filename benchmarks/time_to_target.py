@@ -23,7 +23,6 @@ burst is as long as the cycle of SOAP's refresh.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import json
 import math
