@@ -16,6 +16,7 @@ from tyro.conf import Positional, arg
 
 from lictor.cli.analyze import ANALYSES
 from lictor.cli.bd import anchors, bd
+from lictor.cli.codec_file import load_codec
 from lictor.cli.evaluate import evaluate
 from lictor.cli.messages import complain, say
 from lictor.cli.quantize import quantize
@@ -60,12 +61,6 @@ def _version() -> str:
         f"torch {torch.__version__}  {', '.join(found)}\n"
         f"devices  {', '.join(['cpu', *devices])}"
     )
-
-
-def _load_codec(path: Path | None) -> Any:
-    from lictor.codecs.learned import Codec
-
-    return Codec.default() if path is None else Codec.load(path)
 
 
 def _targets(inputs: Sequence[Path], out: Path | None, suffix: str) -> dict[Path, Path]:
@@ -142,7 +137,7 @@ def compress(
     if not inputs:
         return _usage("compress needs at least one picture")
     targets = _targets(inputs, out, LIC)
-    loaded = _load_codec(codec)
+    loaded = load_codec(codec)
 
     def convert(source: Path, target: Path) -> str:
         image = load_image(source)
@@ -188,7 +183,7 @@ def decompress(
     for target in targets.values():
         if target.suffix.lower() not in _LOSSLESS:
             raise ConfigError(f"{target}: the output must end in one of {', '.join(_LOSSLESS)}")
-    loaded = _load_codec(codec)
+    loaded = load_codec(codec)
 
     def convert(source: Path, target: Path) -> str:
         data = read_bitstream(source)
@@ -214,12 +209,13 @@ def decompress(
 
 def _describe(path: Path) -> dict[str, Any]:
     from lictor.coding.container import MAGIC, VERSION, Container
+    from lictor.metrics import bpp
 
     if path.suffix == LCODEC:
-        return {"kind": "codec", "file": str(path), **_load_codec(path).describe()}
+        return _describe_codec(path)
     data = read_bitstream(path)
     if not data.startswith(MAGIC) and data[:64].find(b"{") == 8:  # a safetensors header
-        return {"kind": "codec", "file": str(path), **_load_codec(path).describe()}
+        return _describe_codec(path)
     try:
         file = Container.from_bytes(data)
     except BitstreamError as error:
@@ -234,9 +230,15 @@ def _describe(path: Path) -> dict[str, Any]:
         "fingerprint": file.fingerprint.hex(),
         "bytes": len(data),
         "payload_bytes": len(file.payload),
-        "bpp": 8 * len(data) / (file.width * file.height),
+        "bpp": bpp(len(data), file.height, file.width),
         "symbol_crc": f"{file.symbol_crc:08x}",
     }
+
+
+def _describe_codec(path: Path) -> dict[str, Any]:
+    from lictor.codecs.learned import Codec
+
+    return {"kind": "codec", "file": str(path), **Codec.load(path).describe()}
 
 
 def info(file: Positional[Path], /, *, json: bool = False) -> int:
