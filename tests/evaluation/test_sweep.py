@@ -17,9 +17,10 @@ from lictor.data.images import load_image
 from lictor.errors import DataError, LictorError, TimeLimitError
 from lictor.evaluation.contenders import Contender, Setting, parse_contenders
 from lictor.evaluation.cost import with_speed
+from lictor.evaluation.journal import save_curve
 from lictor.evaluation.pictures import original_path, picture_path
 from lictor.evaluation.rd import evaluate_image
-from lictor.evaluation.sweep import evaluate, finish, read_pictures, save_curve, set_hash
+from lictor.evaluation.sweep import evaluate, finish, read_pictures, set_hash
 
 TIMES = {"encode_s": 0.0, "decode_s": 0.0, "jobs": 0}
 
