@@ -3,14 +3,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := src tests benchmarks docs
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+# Tests run beside each other, one process a core; each loads torch, so no more than 8. They compute
+# with one thread: models here are tiny, and threads of several processes only get in each other's
+# way. Work is stolen: a process begins with a share of neighbours, whose fixtures are then mostly
+# made once, and takes from the others when it is done.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test test-slow check docs bench clean
 
 demo: .venv/.installed-demo  ## the main job on real photographs, about two minutes
 	$(BIN)/lictor demo --force
 
-test: .venv/.installed-dev  ## all tests
-	$(BIN)/python -m pytest
+test: .venv/.installed-dev  ## the quick tests, some of every part: minutes
+	$(PYTEST) -m "not slow"
+
+test-slow: .venv/.installed-dev  ## the others: process deaths, sweeps, whole tables of cases
+	$(PYTEST) -m slow
 
 check: .venv/.installed-dev  ## format, lint, types, import contract, documentation build
 	$(BIN)/ruff format --check $(SOURCES)

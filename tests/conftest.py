@@ -1,6 +1,9 @@
 """What all tests share: checked signatures, fixed seeds, tiny models, synthetic pictures."""
 
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
@@ -33,6 +36,24 @@ settings.register_profile("lictor", deadline=None)
 settings.load_profile("lictor")
 # The models here are tiny: a second thread only waits (laws about threads set their own number).
 torch.set_num_threads(1)
+
+
+def combined(*tables: Iterable[Any]) -> list[Any]:
+    """Return every combination of the tables' entries for `parametrize`; all but a few are slow.
+
+    The few have every entry of each table at least once: a walk along all tables at a time, in
+    which the shorter ones begin again.
+    """
+    entries = [list(table) for table in tables]
+    steps = range(max(map(len, entries)))
+    few = {tuple(step % len(table) for table in entries) for step in steps}
+    return [
+        pytest.param(
+            *(table[place] for table, place in zip(entries, places, strict=True)),
+            marks=[] if places in few else [pytest.mark.slow],
+        )
+        for places in itertools.product(*(range(len(table)) for table in entries))
+    ]
 
 
 @pytest.fixture(autouse=True)

@@ -37,6 +37,8 @@ from lictor.training.phases import Phase
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RECIPES = ROOT / "docs" / "recipes.md"
+# Pages whose blocks train, evaluate or simulate for more than a few seconds.
+LONG = {"README", "tutorial", "comparing", "noisy-quadratic-model", "quantization", "conflict"}
 NOT_RUN = re.compile(r"make (demo|test)\b|pip install \.$")
 
 
@@ -110,7 +112,12 @@ def run_console(block: Block, capsys) -> None:
         command, shown = line[2:].strip(), ""
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def _page(page: Path):
+    marks = [pytest.mark.slow] if page.stem in LONG else []
+    return pytest.param(page, marks=marks, id=page.stem)
+
+
+@pytest.mark.parametrize("page", [_page(page) for page in PAGES])
 def test_blocks_run_in_order(page, folder_of_page, capsys):
     namespace = {"__name__": "__main__"}
     for block in blocks(page):

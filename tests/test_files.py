@@ -1,6 +1,8 @@
 """Files are written whole or not at all."""
 
 import errno
+import json
+import math
 import os
 import subprocess
 import sys
@@ -8,7 +10,7 @@ import sys
 import pytest
 
 from lictor.errors import ConfigError, DataError
-from lictor.files import atomic_file, locked_folder, write_file
+from lictor.files import atomic_file, json_ready, locked_folder, write_file
 
 
 def test_a_written_file_has_its_bytes_and_ordinary_permissions(tmp_path):
@@ -95,3 +97,13 @@ def test_a_locked_folder_is_refused_until_its_holder_is_killed(tmp_path):
         pass
     with locked_folder(folder):
         pass
+
+
+def test_json_gets_null_for_what_it_has_no_number_for_at_any_depth():
+    numbers = {"a": math.nan, "b": (1.5, -math.inf, [math.inf, 2]), "c": {"d": math.nan, "e": "x"}}
+    text = json.dumps(json_ready(numbers), allow_nan=False)
+    assert json.loads(text) == {
+        "a": None,
+        "b": [1.5, None, [None, 2]],
+        "c": {"d": None, "e": "x"},
+    }

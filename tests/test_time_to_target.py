@@ -56,9 +56,12 @@ def curve(record: dict) -> list[tuple]:
 
 
 @pytest.mark.parametrize(("function", "call"), [
-    ("save_checkpoint", 1), ("save_checkpoint", 2), ("save_checkpoint", 3),
-    ("write_file", 1), ("write_file", 2), ("write_file", 3), ("write_file", 4),
-    ("Codec.freeze", 1),
+    ("save_checkpoint", 2), ("write_file", 2),
+    *(pytest.param(*death, marks=pytest.mark.slow) for death in [
+        ("save_checkpoint", 1), ("save_checkpoint", 3),
+        ("write_file", 1), ("write_file", 3), ("write_file", 4),
+        ("Codec.freeze", 1),
+    ]),
 ])  # fmt: skip
 def test_an_arm_that_is_killed_anywhere_ends_as_if_it_was_not(
     train_arm, tmp_path, monkeypatch, function, call

@@ -1,11 +1,12 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and values as strict JSON can hold them."""
 
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lictor.errors import ConfigError, DataError
 
@@ -53,6 +54,18 @@ def write_file(path: Path, data: bytes) -> None:
     """Write `data` to `path` whole or not at all; raises `DataError` if it cannot."""
     with atomic_file(path) as file:
         file.write(data)
+
+
+def json_ready(value: Any) -> Any:
+    """Return a value for `json.dumps(..., allow_nan=False)`: None for NaN and infinite numbers.
+
+    Within mappings, lists and tuples too, which become dicts and lists.
+    """
+    if isinstance(value, Mapping):
+        return {key: json_ready(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

@@ -57,6 +57,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_from_a_recipe_to_a_table(lictor, picture_folder, tmp_path):
     (tmp_path / "tiny.toml").write_text(TINY)
     for name in ("adam", "soap"):

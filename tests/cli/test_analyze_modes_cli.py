@@ -119,6 +119,7 @@ def test_a_run_that_is_going_on_can_be_looked_at(lictor, trained, tmp_path):
     assert len(story.snapshots) == 13
 
 
+@pytest.mark.slow
 def test_what_is_no_run_is_one_line_and_writes_nothing(lictor, trained, tmp_path):
     bad = tmp_path / "bad"
     bad.mkdir()

@@ -87,6 +87,7 @@ def test_charts_are_pictures(result):
     )
 
 
+@pytest.mark.slow
 def test_the_seed_decides_and_nothing_is_overwritten_unasked(result, lictor, tmp_path):
     _, first = result
     assert lictor("-o", tmp_path, *SMALL)[0] == 0
@@ -100,6 +101,7 @@ def test_the_seed_decides_and_nothing_is_overwritten_unasked(result, lictor, tmp
     assert (tmp_path / "nqm.json").read_bytes() != before
 
 
+@pytest.mark.slow
 def test_the_ends_of_what_is_allowed(lictor, tmp_path):
     code, _, errors = lictor(
         *("-o", tmp_path, "--gamma", 1.0, "--gammas", 1.9, "--alphas", 1.0, "--intervals", 1),
@@ -108,6 +110,7 @@ def test_the_ends_of_what_is_allowed(lictor, tmp_path):
     assert (code, errors) == (0, [])
 
 
+@pytest.mark.slow
 def test_an_average_may_have_less_risk_at_every_step(lictor, tmp_path):
     code, said, _ = lictor("-o", tmp_path, *SMALL, "--gamma", 1.9)
     assert code == 0

@@ -316,6 +316,7 @@ def test_wrong_usage_is_exit_code_2(lictor):
     assert lictor("no-such-command")[0] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 def test_ctrl_c_leaves_a_run_that_resumes(tmp_path, picture_folder):
     recipe, run = tmp_path / "tiny.toml", tmp_path / "run"
@@ -388,6 +389,7 @@ def test_all_exported_names_exist():
         _ = lictor.nonesuch
 
 
+@pytest.mark.slow
 def test_the_demo_keeps_its_promises(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo, "PHOTOGRAPHS", demo.PHOTOGRAPHS[:2])  # all of them take longer
     out = tmp_path / "demo"

@@ -73,6 +73,7 @@ def test_a_codec_file_shows_its_pictures(lictor, folder, tmp_path):
     assert "est. bpp" in table
 
 
+@pytest.mark.slow
 def test_kept_pictures_and_costs_need_a_place_and_get_it(lictor, folder, tmp_path):
     code, _, lines = lictor(folder, "--codecs", "jpeg:20", "--keep", 1)
     assert code == 1
@@ -148,6 +149,7 @@ def test_lpips_without_its_weights_fails_before_anything_is_measured(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_processes_beside_each_other_write_what_one_does(folder, tmp_path):
     for jobs in (1, 2):
         command = [sys.executable, "-m", "lictor", "evaluate", str(folder), "--codecs", "jpeg:20"]

@@ -19,7 +19,7 @@ from PIL import Image
 from conftest import photo
 from lictor.data.crops import batch_to_tensor, make_batch, random_crop
 from lictor.data.folder import ImageFolder, cache_folder, open_image_folder
-from lictor.data.images import image_to_tensor, list_images, load_image, tensor_to_image
+from lictor.data.images import image_size, image_to_tensor, list_images, load_image, tensor_to_image
 from lictor.data.prefetch import Prefetcher
 from lictor.errors import DataError
 
@@ -120,6 +120,14 @@ def test_the_orientation_tag_is_applied(tmp_path, image, orientation, upright):
     exif[0x0112] = orientation
     path = save(image, tmp_path / "turned.png", exif=exif)
     assert np.array_equal(load_image(path), upright(image))
+    assert image_size(path) == upright(image).shape[1::-1]
+
+
+def test_the_size_of_what_is_no_picture_is_a_data_error(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    for path in (tmp_path / "text.png", tmp_path / "none.png", tmp_path):
+        with pytest.raises(DataError, match=path.name):
+            image_size(path)
 
 
 def test_what_is_no_picture_is_named_with_the_reason(tmp_path, image):

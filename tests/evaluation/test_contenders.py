@@ -13,8 +13,8 @@ from lictor.evaluation.contenders import (
     parse_contender,
     parse_contenders,
 )
+from lictor.evaluation.journal import config_hash
 from lictor.evaluation.peers import PEERS, PillowCodec
-from lictor.evaluation.sweep import config_hash
 
 
 @pytest.fixture(scope="module")

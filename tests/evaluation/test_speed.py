@@ -274,6 +274,7 @@ def test_padding_is_not_counted(stride):
 # ---------------------------------------------------------------------------------------- memory
 
 
+@pytest.mark.slow
 def test_memory_is_of_the_call_alone_and_not_of_the_process_that_asks():
     ballast = np.ones(400 * MIB, np.uint8)
     mine = peak_rss_bytes()

@@ -17,9 +17,10 @@ from lictor.data.images import load_image
 from lictor.errors import DataError, LictorError, TimeLimitError
 from lictor.evaluation.contenders import Contender, Setting, parse_contenders
 from lictor.evaluation.cost import with_speed
+from lictor.evaluation.journal import save_curve
 from lictor.evaluation.pictures import original_path, picture_path
 from lictor.evaluation.rd import evaluate_image
-from lictor.evaluation.sweep import evaluate, finish, read_pictures, save_curve, set_hash
+from lictor.evaluation.sweep import evaluate, finish, read_pictures, set_hash
 
 TIMES = {"encode_s": 0.0, "decode_s": 0.0, "jobs": 0}
 
@@ -89,6 +90,7 @@ def test_a_finished_sweep_is_taken_as_it_is_and_a_new_quality_added(pictures, tm
     assert curve.provenance["jobs"] == 1
 
 
+@pytest.mark.slow
 def test_times_say_how_many_were_measured_beside_each_other(pictures, tmp_path):
     one, both = parse_contenders(["jpeg:20"]), parse_contenders(["jpeg:20,80"])
     (curve,) = finish(one, list(evaluate(one, pictures, out=tmp_path, jobs=2)), out=tmp_path)
@@ -98,6 +100,7 @@ def test_times_say_how_many_were_measured_beside_each_other(pictures, tmp_path):
     assert curve.provenance["jobs"] == 2  # what was reused did not become clean
 
 
+@pytest.mark.slow
 def test_nothing_that_was_measured_is_lost_to_a_smaller_evaluation(pictures, tmp_path):
     two, one = parse_contenders(["jpeg:20,80"]), parse_contenders(["jpeg:80"])
     (curve,) = finish(two, list(evaluate(two, pictures, out=tmp_path)), out=tmp_path)
@@ -251,9 +254,11 @@ def one_high(tmp_path):
     ("trouble", "jobs", "message"),
     [
         ("raises", 1, "70.png: too high"),
-        ("raises", 2, "70.png: too high"),
-        ("foreign", 2, "70.png: ZeroDivisionError: division by zero"),
-        ("dies", 2, "its process died"),
+        pytest.param("raises", 2, "70.png: too high", marks=pytest.mark.slow),
+        pytest.param(
+            "foreign", 2, "70.png: ZeroDivisionError: division by zero", marks=pytest.mark.slow
+        ),
+        pytest.param("dies", 2, "its process died", marks=pytest.mark.slow),
     ],
 )
 def test_a_codec_that_fails_on_one_picture_costs_one_setting(
@@ -312,6 +317,7 @@ def test_a_broken_picture_is_reported_and_left_out(picture_folder):
         read_pictures(only)
 
 
+@pytest.mark.slow
 def test_costs_go_with_the_curve(pictures, tmp_path):
     contenders = parse_contenders(["jpeg:20,80"])
     (curve,) = finish(contenders, list(evaluate(contenders, pictures)))

@@ -106,6 +106,7 @@ def test_escape_bytes_are_exactly_those_in_bits(tables, data):
     assert len(SymbolDecoder(payload)._escapes) == pytest.approx(side_bits / 8, abs=1e-6)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(st.data(), any_tables(), st.integers(1, 4))
 def test_whatever_decodes_is_what_the_encoder_would_have_written(data, tables, lanes):
@@ -125,6 +126,7 @@ def test_whatever_decodes_is_what_the_encoder_would_have_written(data, tables, l
     assert encode([(got, indexes, tables)], payload[0])[0] == payload
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(st.binary(max_size=200), any_tables(), st.integers(1, 500), st.booleans())
 def test_garbage_never_gets_past_finish_unless_it_is_a_payload(garbage, tables, size, framed):

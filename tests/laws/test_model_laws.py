@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import photo_tensor, tiny_model
+from conftest import combined, photo_tensor, tiny_model
 from lictor.coders import DecodeCoder, EncodeCoder, LatentCoder, RateCoder, Shape
 from lictor.coding.stream import choose_lanes, overhead_bytes
 from lictor.coding.tables import TOTAL
@@ -133,8 +133,7 @@ def test_noise_comes_from_the_generator_and_from_nowhere_else(name):
 # --------------------------------------------------------------------------- encode and decode
 
 
-@EVERY
-@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize(("batch", "name"), combined([1, 2, 3], MODELS))
 def test_decoding_gives_the_encoders_symbols_and_picture_to_the_bit(name, batch):
     model = frozen_model(name)
     tables = tables_of(model)

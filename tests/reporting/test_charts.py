@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from bd_fixtures import measured, published
 
+from conftest import combined
 from lictor.comparison.curve import METRICS
 from lictor.errors import DataError
 from lictor.reporting.charts import (
@@ -116,8 +117,7 @@ def test_the_time_chart_has_one_line_for_each_codec_with_times():
     assert decode["marker"]["symbol"] == encode["marker"]["symbol"] + "-open"
 
 
-@pytest.mark.parametrize("suffix", [".pdf", ".svg", ".png"])
-@pytest.mark.parametrize("log_rate", [False, True])
+@pytest.mark.parametrize(("log_rate", "suffix"), combined([False, True], [".pdf", ".svg", ".png"]))
 def test_a_chart_file_is_the_same_file_again(tmp_path, suffix, log_rate):
     curves = [measured("_a $x$ 你"), published("b", [0.1, 0.2], [30, 33])]
     path = tmp_path / f"chart{suffix}"

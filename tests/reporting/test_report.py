@@ -114,6 +114,7 @@ def test_the_page_loads_nothing(page):
     assert "http" not in policy
 
 
+@pytest.mark.slow
 def test_the_same_inputs_make_the_same_bytes(sources):
     assert build_report(sources) == build_report(sources)
 
@@ -259,6 +260,7 @@ def test_matched_rates_lie_in_the_range_of_all():
     np.testing.assert_allclose(matched_rates([one, apart], 2), [0.1, 6.4])
 
 
+@pytest.mark.slow
 def test_a_limit_thins_settings_then_pictures_and_says_so(sources):
     everything = gallery(sources, count=2, limit_bytes=10**8)
     settings = [sum(map(len, p["codecs"].values())) for p in everything.pictures]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import combined
 from lictor.errors import CheckpointError, DataError
 from lictor.models.zoo import MODELS
 from lictor.optim.factory import OPTIMIZERS
@@ -21,9 +22,9 @@ from lictor.training.checkpoint import (
 from training_fixtures import Averaging, facts, go, identical, new_run, small_config  # isort: skip
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "optimizer", "precision"), combined(MODELS, OPTIMIZERS, ["float32", "bfloat16"])
+)
 def test_ten_steps_are_five_and_save_and_load_and_five(
     name, optimizer, precision, folder, tmp_path
 ):

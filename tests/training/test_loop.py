@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conftest import photo_tensor, tiny_model
+from conftest import combined, photo_tensor, tiny_model
 from lictor.errors import ConfigError, DataError, LictorError
 from lictor.layers.quantize.noise import Noise
 from lictor.layers.quantize.surrogate import mixed
@@ -49,8 +49,7 @@ def test_the_loss_is_bpp_plus_lambda_times_squared_grey_levels():
     assert float(loss.total) == pytest.approx(float(loss.bpp) + 0.02 * grey_levels, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("name", "optimizer"), combined(MODELS, OPTIMIZERS))
 def test_a_model_learns_one_picture(name, optimizer):
     model, x = tiny_model(name), photo_tensor(1, 64, 64)
     built = OPTIMIZERS[optimizer](model, 3e-3, beta2=0.99)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import photo_tensor, tiny_model
+from conftest import combined, photo_tensor, tiny_model
 from lictor.errors import CheckpointError, ConfigError
 from lictor.layers.quantize.noise import Noise
 from lictor.layers.quantize.surrogate import mixed
@@ -83,11 +83,9 @@ class Run:
 # --------------------------------------------------------------------- it does not disturb
 
 
-CASES = [(name, optimizer, "float32") for name in MODELS for optimizer in LINEAR]
-
-
 @pytest.mark.parametrize(
-    ("name", "optimizer", "precision"), [*CASES, ("checkerboard", "soap", "bfloat16")]
+    ("name", "optimizer", "precision"),
+    [*combined(MODELS, LINEAR, ["float32"]), ("checkerboard", "soap", "bfloat16")],
 )
 def test_training_with_a_probe_is_training_without_it_bit_for_bit(name, optimizer, precision):
     torch.manual_seed(0)
@@ -382,6 +380,7 @@ def test_a_frozen_analysis_is_said_once_and_training_goes_on(caplog):
 # --------------------------------------------------------------------- resuming
 
 
+@pytest.mark.slow
 def test_a_probe_goes_on_after_any_step_as_if_nothing_had_happened(tmp_path):
     name, optimizer, every, lag, steps = "bmshj2018-factorized", "soap", 3, 2, 6
     whole, path = Run(name, optimizer, every=every, lag=lag), tmp_path / "state.pt"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lictor.training.stdet.history as history_module
-from conftest import photo_tensor, tiny_model
+from conftest import combined, photo_tensor, tiny_model
 from lictor.data.folder import ImageFolder
 from lictor.errors import CheckpointError, ConfigError, DataError
 from lictor.optim.factory import OPTIMIZERS
@@ -121,8 +121,10 @@ def few_pictures(picture_folder) -> Path:
     return picture_folder
 
 
-@pytest.mark.parametrize("averaged", [SmaConfig(interval=3, feedback=True), SmaConfig()])
-@pytest.mark.parametrize("optimizer", ["adam", "soap"])
+@pytest.mark.parametrize(
+    ("optimizer", "averaged"),
+    combined(["soap", "adam"], [SmaConfig(interval=3, feedback=True), SmaConfig()]),
+)
 def test_a_run_stopped_anywhere_is_the_whole_run(tmp_path, few_pictures, optimizer, averaged):
     """While snapshots are taken, after modes are found, inside a window, right after an event."""
     config = recipe(optimizer, ON, averaged)
@@ -516,15 +518,18 @@ def small_runs():
     return results
 
 
+@pytest.mark.slow
 def test_averaging_calms_the_loss_of_the_last_tenth(small_runs):
     plain, averaged = small_runs["plain"][0], small_runs["sma"][0]
     assert averaged.std() < plain.std()
 
 
+@pytest.mark.slow
 def test_embedding_under_the_average_costs_little(small_runs):
     assert small_runs["both"][0].mean() < 1.05 * small_runs["sma"][0].mean()
 
 
+@pytest.mark.slow
 def test_the_trainable_count_falls_as_scheduled(small_runs):
     rows = [row for row in small_runs["both"][1] if row["kind"] != "modes"]
     assert [row["step"] for row in rows] == list(range(4, 161, 4))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lictor.errors import DataError
+from lictor.files import json_ready
 from lictor.training.alignment import conflict_rate
 from lictor.training.run import CONFIG, CONFLICT
 
@@ -217,13 +218,10 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(known) / len(known) if known else math.nan
 
 
-def _plain(row: PhaseMeans) -> dict[str, Any]:
-    """Return a row for files, with None for NaN."""
+def _entry(row: PhaseMeans) -> dict[str, Any]:
+    """Return a row for files: to six digits, None for NaN."""
     entries = vars(row).items()
-    return {
-        key: (None if math.isnan(v) else round(v, 6)) if isinstance(v, float) else v
-        for key, v in entries
-    }
+    return json_ready({key: round(v, 6) if isinstance(v, float) else v for key, v in entries})
 
 
 def means_to_json(runs: Sequence[ConflictRun], means: Sequence[PhaseMeans]) -> str:
@@ -234,7 +232,7 @@ def means_to_json(runs: Sequence[ConflictRun], means: Sequence[PhaseMeans]) -> s
             {"name": run.name, "num_probes": len(run.steps), "layers": list(run.layers)}
             for run in runs
         ],
-        "means": [_plain(row) for row in means],
+        "means": [_entry(row) for row in means],
     }
     return json.dumps(tree, indent=2) + "\n"
 
@@ -244,5 +242,5 @@ def means_to_csv(means: Sequence[PhaseMeans]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(PhaseMeans.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(map(_plain, means))
+    writer.writerows(map(_entry, means))
     return text.getvalue()

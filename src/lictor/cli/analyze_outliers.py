@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from lictor.cli.codec_file import load_codec
 from lictor.cli.messages import complain, printable, say
 from lictor.cli.outputs import output_files
 from lictor.errors import ConfigError
+from lictor.files import json_ready, write_file
 
 if TYPE_CHECKING:
     from lictor.analysis.outliers import CodecReport, Outliers
@@ -61,7 +62,6 @@ def outliers(
     from lictor.analysis.outliers import codec_outliers
     from lictor.cli.progress import over
     from lictor.data.images import list_images, load_image
-    from lictor.files import write_file
     from lictor.reporting.outliers_chart import save_outlier_chart
 
     if not codecs:
@@ -85,7 +85,6 @@ def outliers(
 
 
 def _load(names: Sequence[str]) -> "dict[str, Codec]":
-    from lictor.cli.quantize import load_codec
     from lictor.codecs.learned import Codec
     from lictor.training.run import load_run
 
@@ -97,14 +96,6 @@ def _load(names: Sequence[str]) -> "dict[str, Codec]":
             raise ConfigError(f"two codecs are called {label!r}; rename one")
         loaded[label] = Codec.freeze(load_run(path)[0]) if path.is_dir() else load_codec(name)
     return loaded
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _measures(measures: "Outliers") -> dict[str, float | None]:
-    return {key: _plain(value) for key, value in asdict(measures).items()}
 
 
 def _json(reports: "Sequence[CodecReport]") -> str:
@@ -119,10 +110,11 @@ def _json(reports: "Sequence[CodecReport]") -> str:
                 "pictures": report.num_pictures,
                 "escapes_per_picture": dict(report.escapes),
                 "tensors": [
-                    {"name": t.name, "part": t.part, "channels": t.channels} | _measures(t.measures)
+                    {"name": t.name, "part": t.part, "channels": t.channels}
+                    | json_ready(asdict(t.measures))
                     for t in report.tensors
                 ],
-                "worst": {part: _measures(report.worst(part)) for part in report.parts},
+                "worst": {part: json_ready(asdict(report.worst(part))) for part in report.parts},
             }
             for report in reports
         ],

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from tyro.conf import Positional, arg
 
+from lictor.cli.codec_file import load_codec
 from lictor.cli.messages import complain, printable, say
 from lictor.cli.outputs import output_files
 from lictor.errors import ConfigError
+from lictor.files import json_ready, write_file
 
 if TYPE_CHECKING:
     from lictor.codecs.learned import Codec
@@ -137,8 +139,6 @@ def _schemes(schemes: Sequence[str], scopes: Sequence[str]) -> "list[Scheme]":
 
 
 def _load(names: Sequence[str]) -> "dict[str, Codec]":
-    from lictor.cli.quantize import load_codec
-
     loaded = dict[str, Any]()
     for name in names:
         label = printable(Path(name).stem)
@@ -252,10 +252,6 @@ def _set_hash(rows: "_Rows") -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _write(
     targets: dict[str, Path],
     costs: "Sequence[Cost]",
@@ -266,12 +262,10 @@ def _write(
     from lictor.comparison.curve import row_to_json
     from lictor.evaluation import quantization
     from lictor.evaluation.provenance import provenance
-    from lictor.files import write_file
     from lictor.reporting.ptq_chart import save_cost_chart
 
     def entry(cost: "Cost | FamilyCost") -> dict[str, Any]:
-        flat = {**asdict(cost), **asdict(cost.scheme), "scheme": cost.scheme.label}
-        return {key: _plain(value) for key, value in flat.items()}
+        return json_ready({**asdict(cost), **asdict(cost.scheme), "scheme": cost.scheme.label})
 
     content = {
         "format": _FORMAT,

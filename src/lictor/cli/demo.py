@@ -22,7 +22,7 @@ from lictor.data.images import load_image
 from lictor.errors import DataError, LictorError
 from lictor.evaluation.peers import PEERS, encode_to_size
 from lictor.files import atomic_file, write_file
-from lictor.metrics import ms_ssim, psnr
+from lictor.metrics import bpp, ms_ssim, psnr
 from lictor.training.recipe import (
     DataConfig,
     LossConfig,
@@ -152,7 +152,7 @@ def _compress_and_compare(codec: Codec, out: Path, console: Console) -> list[_Co
                     "picture": file.stem if number == 0 else "",
                     "codec": row.codec,
                     "bytes": str(row.num_bytes),
-                    "bpp": f"{8 * row.num_bytes / image.shape[0] / image.shape[1]:.3f}",
+                    "bpp": f"{bpp(row.num_bytes, *image.shape[:2]):.3f}",
                     "PSNR dB": f"{psnr(image, row.image):.2f}",
                     "MS-SSIM": "-" if math.isnan(similarity) else f"{similarity:.4f}",
                 }
@@ -192,7 +192,7 @@ def _train_a_little(out: Path, seconds: float, console: Console) -> None:
     image = load_image(photographs()[0])
     data = codec.encode(image)
     quality = psnr(image, codec.decode(data))
-    rate = 8 * len(data) / image.shape[0] / image.shape[1]
+    rate = bpp(len(data), *image.shape[:2])
     console.print(
         f"After {step} steps it codes {photographs()[0].name} in {len(data)} bytes "
         f"({rate:.3f} bpp) at {quality:.2f} dB.\n"

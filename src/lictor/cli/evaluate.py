@@ -117,7 +117,7 @@ def _measure_speed(
     """Add the costs of each setting to its curve's file, one at a time; return how many fail."""
     from lictor.cli.progress import over
     from lictor.evaluation.cost import with_speed
-    from lictor.evaluation.sweep import save_curve
+    from lictor.evaluation.journal import save_curve
 
     by_name = {contender.name: contender for contender in contenders}
     failed = 0

@@ -9,18 +9,23 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional, arg
 
 from lictor.cli.analyze import ANALYSES
+from lictor.cli.batch import choose_targets, convert_all
 from lictor.cli.bd import anchors, bd
+from lictor.cli.codec_file import load_codec
 from lictor.cli.evaluate import evaluate
 from lictor.cli.messages import complain, say
 from lictor.cli.quantize import quantize
 from lictor.cli.report import report
 from lictor.errors import BitstreamError, ConfigError, DataError, LictorError
+
+if TYPE_CHECKING:
+    from lictor.codecs.learned import Codec
 
 Inputs = Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE...", help_behavior_hint="")]
 Output = Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")]
@@ -62,78 +67,19 @@ def _version() -> str:
     )
 
 
-def _load_codec(path: Path | None) -> Any:
-    from lictor.codecs.learned import Codec
-
-    return Codec.default() if path is None else Codec.load(path)
-
-
-def _targets(inputs: Sequence[Path], out: Path | None, suffix: str) -> dict[Path, Path]:
-    """Decide where the result of each input goes: beside it, in folder `out`, or in file `out`."""
-    if out is None:
-        return {path: path.parent / (path.stem + suffix) for path in inputs}
-    if out.is_dir() or len(inputs) > 1:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(
-                f"{out}: several inputs need a folder as output, and this cannot be made one "
-                f"({error.strerror})"
-            ) from error
-        return {path: out / (path.stem + suffix) for path in inputs}
-    return {inputs[0]: out}
-
-
-def _check_paths(source: Path, target: Path, written: set[Path], *, force: bool) -> None:
-    try:
-        source.stat()
-        exists, same = target.exists(), target.resolve() == source.resolve()
-    except FileNotFoundError as error:
-        raise DataError(f"{source}: no such file") from error
-    except (OSError, RuntimeError, ValueError) as error:  # too long a name, a loop of links
-        raise DataError(f"{source}: not a usable path ({error})") from error
-    if same:
-        raise DataError(f"{source}: input and output are the same file")
-    if target in written:
-        raise DataError(f"{source}: would overwrite {target}, made from another input")
-    if exists and not force:
-        raise DataError(f"{target}: exists already; add --force to overwrite it")
-
-
-def _convert_all(
-    targets: dict[Path, Path], convert: Callable[[Path, Path], str], *, force: bool, verb: str
-) -> int:
-    """Convert file by file, going on after a bad one; return the exit code."""
-    from lictor.cli.progress import over
-
-    failed, written = 0, set[Path]()
-    for source, target in over(list(targets.items()), verb):
-        try:
-            _check_paths(source, target, written, force=force)
-            say(convert(source, target))
-            written.add(target)
-        except LictorError as error:
-            failed += 1
-            named = str(source) in str(error) or str(target) in str(error)
-            complain(error if named else f"{source}: {error}")
-    if len(targets) > 1:
-        say(
-            f"{len(targets) - failed} of {len(targets)} files done"
-            + (f", {failed} failed" if failed else "")
-        )
-    return 1 if failed else 0
-
-
 def compress(
     inputs: Inputs, /, *, out: Output = None, codec: CodecFile = None, force: bool = False
 ) -> int:
     """Compress pictures (PNG, JPEG, WebP, ...) into .lic files beside them.
 
+    Of several pictures, those are skipped whose .lic file is there already, made by this codec from
+    a picture of this size: a batch that was stopped goes on with the same command.
+
     Args:
         inputs: Pictures, 8-bit grey or RGB.
         out: Output file, or folder for several inputs.
         codec: Codec file; the one that ships with lictor if not given.
-        force: Overwrite existing files.
+        force: Overwrite existing files, finished ones as well.
     """
     from lictor.data.images import load_image
     from lictor.files import write_file
@@ -141,8 +87,8 @@ def compress(
 
     if not inputs:
         return _usage("compress needs at least one picture")
-    targets = _targets(inputs, out, LIC)
-    loaded = _load_codec(codec)
+    targets = choose_targets(inputs, out, LIC)
+    loaded = load_codec(codec)
 
     def convert(source: Path, target: Path) -> str:
         image = load_image(source)
@@ -152,7 +98,10 @@ def compress(
         rate = bpp(len(data), height, width)
         return f"{source} -> {target}  {width}x{height}  {len(data)} bytes  {rate:.3f} bpp"
 
-    return _convert_all(targets, convert, force=force, verb="compressing")
+    def is_result(source: Path, target: Path) -> bool:
+        return _belongs(target, source, loaded)
+
+    return convert_all(targets, convert, is_result, force=force, verb="compressing")
 
 
 def read_bitstream(path: Path) -> bytes:
@@ -167,16 +116,32 @@ def read_bitstream(path: Path) -> bytes:
         raise DataError(f"{path}: cannot read ({error.strerror})") from error
 
 
+def _belongs(file: Path, picture: Path, codec: "Codec") -> bool:
+    """Tell whether a file is whole, made by a codec, and of a picture of this one's size.
+
+    Neither is decoded. Raises a `LictorError` when the file is none, or the picture.
+    """
+    from lictor.coding.container import Container
+    from lictor.data.images import image_size
+
+    content = Container.from_bytes(read_bitstream(file))
+    same_size = (content.width, content.height) == image_size(picture)
+    return content.fingerprint == codec.fingerprint and same_size
+
+
 def decompress(
     inputs: Inputs, /, *, out: Output = None, codec: CodecFile = None, force: bool = False
 ) -> int:
     """Restore pictures from .lic files, as PNG beside them.
 
+    Of several files, those are skipped whose picture is there already, in the right size: a batch
+    that was stopped goes on with the same command.
+
     Args:
         inputs: Files made by `lictor compress`.
         out: Output file (.png, .ppm, .bmp, .tif, lossless .webp), or folder for several inputs.
         codec: Codec file; the one that ships with lictor if not given.
-        force: Overwrite existing files.
+        force: Overwrite existing files, finished ones as well.
     """
     from PIL import Image
 
@@ -184,11 +149,11 @@ def decompress(
 
     if not inputs:
         return _usage(f"decompress needs at least one {LIC} file")
-    targets = _targets(inputs, out, ".png")
+    targets = choose_targets(inputs, out, ".png")
     for target in targets.values():
         if target.suffix.lower() not in _LOSSLESS:
             raise ConfigError(f"{target}: the output must end in one of {', '.join(_LOSSLESS)}")
-    loaded = _load_codec(codec)
+    loaded = load_codec(codec)
 
     def convert(source: Path, target: Path) -> str:
         data = read_bitstream(source)
@@ -209,17 +174,21 @@ def decompress(
             raise DataError(f"{target}: {suffix} cannot hold it ({error}); use .png") from error
         return f"{source} -> {target}  {width}x{height}"
 
-    return _convert_all(targets, convert, force=force, verb="decompressing")
+    def is_result(source: Path, target: Path) -> bool:
+        return _belongs(source, target, loaded)
+
+    return convert_all(targets, convert, is_result, force=force, verb="decompressing")
 
 
 def _describe(path: Path) -> dict[str, Any]:
     from lictor.coding.container import MAGIC, VERSION, Container
+    from lictor.metrics import bpp
 
     if path.suffix == LCODEC:
-        return {"kind": "codec", "file": str(path), **_load_codec(path).describe()}
+        return _describe_codec(path)
     data = read_bitstream(path)
     if not data.startswith(MAGIC) and data[:64].find(b"{") == 8:  # a safetensors header
-        return {"kind": "codec", "file": str(path), **_load_codec(path).describe()}
+        return _describe_codec(path)
     try:
         file = Container.from_bytes(data)
     except BitstreamError as error:
@@ -234,9 +203,15 @@ def _describe(path: Path) -> dict[str, Any]:
         "fingerprint": file.fingerprint.hex(),
         "bytes": len(data),
         "payload_bytes": len(file.payload),
-        "bpp": 8 * len(data) / (file.width * file.height),
+        "bpp": bpp(len(data), file.height, file.width),
         "symbol_crc": f"{file.symbol_crc:08x}",
     }
+
+
+def _describe_codec(path: Path) -> dict[str, Any]:
+    from lictor.codecs.learned import Codec
+
+    return {"kind": "codec", "file": str(path), **Codec.load(path).describe()}
 
 
 def info(file: Positional[Path], /, *, json: bool = False) -> int:

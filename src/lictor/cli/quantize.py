@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from lictor.cli.codec_file import load_codec
 from lictor.cli.messages import say
 from lictor.cli.outputs import check_output_file
 from lictor.errors import ConfigError
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from lictor.models.base import AbstractCodecModel, Output
 
 Bits = Annotated[int | None, arg(metavar="BITS", help_behavior_hint="")]
-DEFAULT = "default"
 _MOST_PICTURES = 256
 _BATCH, _CROP = 4, 256
 
@@ -103,13 +103,6 @@ def quantize(
     size = out.stat().st_size
     say(f"{codec} -> {out}  {quantized.quantization}  {size} bytes  {result.fingerprint.hex()}")
     return 0
-
-
-def load_codec(name: str) -> "Codec":
-    """Return the codec of a file, or the one that ships with lictor for the name `default`."""
-    from lictor.codecs.learned import Codec
-
-    return Codec.default() if name == DEFAULT else Codec.load(name)
 
 
 def improve(

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lictor.errors import DataError
+from lictor.files import json_ready
 from lictor.metrics import ms_ssim_db, psnr_of_mse
 
 CURVE_FORMAT = "lictor-curve-1"
@@ -202,7 +203,7 @@ def curve_from_rows(name: str, rows: Sequence[ImageResult], **about: Any) -> Cur
 
 def curve_to_json(curve: Curve) -> dict[str, Any]:
     """Return a curve as plain values for `json.dumps(..., allow_nan=False)`; not finite is None."""
-    columns = {key: [_plain(float(v)) for v in column] for key, column in curve.columns.items()}
+    columns = {key: json_ready([float(v) for v in c]) for key, c in curve.columns.items()}
     return {
         "format": CURVE_FORMAT,
         "name": curve.name,
@@ -220,11 +221,7 @@ def curve_to_json(curve: Curve) -> dict[str, Any]:
 
 def row_to_json(row: ImageResult) -> dict[str, Any]:
     """Return a row as plain values; not finite is None."""
-    return {key: _plain(value) for key, value in asdict(row).items()}
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json_ready(asdict(row))
 
 
 def load_curve(path: Path | str) -> Curve:

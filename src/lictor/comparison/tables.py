@@ -5,7 +5,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from lictor.comparison.bd import Comparison, Range
 from lictor.comparison.curve import METRICS
 from lictor.errors import ConfigError
+from lictor.files import json_ready
 
 BD_FORMAT = "lictor-bd-1"
 _NOTHING = "-"
@@ -209,7 +210,7 @@ def to_csv(comparisons: Sequence[Comparison], *, per_image: bool = False) -> str
             (c, {key: getattr(c, key) for key in ("anchor", "test", "metric", "method")})
             for c in comparisons
         ]
-        records = [{**a, **_plain(asdict(delta))} for c, a in about for delta in c.per_image]
+        records = [{**a, **json_ready(asdict(delta))} for c, a in about for delta in c.per_image]
     if not records:
         return ""
     text = io.StringIO()
@@ -249,7 +250,7 @@ def _record(comparison: Comparison) -> dict[str, Any]:
         "refused": c.refused,
         "findings": " | ".join(_notes(c)),
     }
-    return _plain(record)
+    return json_ready(record)
 
 
 def to_json(comparisons: Sequence[Comparison], *, per_image: bool = False) -> str:
@@ -259,18 +260,10 @@ def to_json(comparisons: Sequence[Comparison], *, per_image: bool = False) -> st
         values = {**asdict(comparison), "refused": comparison.refused}
         if not per_image:
             del values["per_image"]
-        content.append(_plain(values))
+        content.append(json_ready(values))
     return (
         json.dumps({"format": BD_FORMAT, "comparisons": content}, indent=2, allow_nan=False) + "\n"
     )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # How a table is written, by the name of the format, and the suffix that files of it have.

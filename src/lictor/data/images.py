@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 from torch import Tensor
 
 from lictor.errors import DataError
@@ -14,6 +14,7 @@ from lictor.errors import DataError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # Where Pillow itself refuses; from half of it on it warns of a "bomb", which a photograph is not.
 MAX_IMAGE_PIXELS = 178_956_970
+_ON_THEIR_SIDE = (5, 6, 7, 8)  # orientations that swap width and height
 
 
 def load_image(path: Path | str) -> UInt8[np.ndarray, "h w c"]:
@@ -47,6 +48,24 @@ def load_image(path: Path | str) -> UInt8[np.ndarray, "h w c"]:
         reason = "empty file" if path.exists() and path.stat().st_size == 0 else str(error)
         raise DataError(f"{path}: not a readable picture ({reason})") from error
     return _to_array(image, path)
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """Return width and height of the picture that `load_image` would give, upright.
+
+    No pixels are read where the header says it all. Raises `DataError` when it is no picture.
+    """
+    if not Path(path).is_file():  # a pipe would block for ever
+        raise DataError(f"{path}: is not a regular file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                width, height = opened.size
+                turned = opened.getexif().get(ExifTags.Base.Orientation) in _ON_THEIR_SIDE
+    except Exception as error:  # as in `load_image`
+        raise DataError(f"{path}: not a readable picture ({error})") from error
+    return (height, width) if turned else (width, height)
 
 
 def _is_deep(image: ImageFile.ImageFile) -> bool:

@@ -67,7 +67,7 @@ def evaluate_image(
         encode_s=encoded - start,
         decode_s=done - encoded,
         lpips=math.nan if lpips is None else lpips(original, restored),
-        estimated_bpp=8 * estimated / (height * width),
+        estimated_bpp=bpp(estimated, height, width),
     )
     return result, decoded
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import combined
 from lictor.errors import CheckpointError, ConfigError
 from lictor.layers.gdn import GDN
 from lictor.optim.factory import OPTIMIZERS
@@ -105,9 +106,10 @@ def first_event(schedule: Schedule = SCHEDULE) -> int:
     return schedule.every * (schedule.events[0] + 1)
 
 
-@pytest.mark.parametrize("averaged", [None, {"interval": 3, "feedback": True, "alpha": 0.5}])
-@pytest.mark.parametrize("reference", ["own", "chain"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("name", "reference", "averaged"),
+    combined(OPTIMIZERS, ["own", "chain"], [{"interval": 3, "feedback": True, "alpha": 0.5}, None]),
+)
 def test_after_every_step_the_embedded_are_exactly_on_their_lines(name, reference, averaged):
     """Momentum, weight decay, rotations and feedback all move weights without a gradient."""
     choices = {"reference": reference, "selection": "random", "dummy": "window"}
@@ -445,9 +447,9 @@ def resumed(make: Callable[[], Toy], stops: list[int], folder) -> Toy:
     return toy.step(toy.schedule.steps - toy.done)
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.1])
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("reference", ["own", "chain"])
+@pytest.mark.parametrize(
+    ("reference", "name", "decay"), combined(["own", "chain"], OPTIMIZERS, [0.0, 0.1])
+)
 def test_a_run_broken_at_every_odd_place_is_the_whole_run(name, decay, reference, tmp_path):
     choices = {"reference": reference, "selection": "both", "dummy": "window", "release_share": 0.1}
 
