@@ -35,11 +35,11 @@ from lictor.training import recipe
 from lictor.training.phases import Phase
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 RECIPES = ROOT / "docs" / "recipes.md"
 # Pages whose blocks train, evaluate or simulate for more than a few seconds.
 LONG = {"README", "tutorial", "comparing", "noisy-quadratic-model", "quantization", "conflict"}
-NOT_RUN = re.compile(r"make (demo|test)\b|pip install \.$")
+NOT_RUN = re.compile(r"make (demo|check|test)\b|pip install \.$")
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,20 @@ import pytest
 import torch
 
 from lictor.codecs.learned import Codec
+from lictor.data.folder import open_image_folder
+from lictor.data.images import image_to_tensor
 from lictor.errors import CheckpointError, ConfigError, DataError
 from lictor.training.loop import StepReport
-from lictor.training.recipe import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from lictor.training.loss import rate_distortion
+from lictor.training.phases import Phase
+from lictor.training.recipe import (
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    SurrogateConfig,
+    TrainConfig,
+)
 from lictor.training.run import CHECKPOINT, METRICS, Evaluation, load_run, run
 
 CONFIG = RunConfig(
@@ -201,3 +212,91 @@ def test_what_was_trained_can_be_frozen_and_codes(picture_folder, whole):
     image = load_image(list_images(picture_folder)[0])
     assert codec.decode(codec.encode(image)).shape == image.shape
     assert (whole / CHECKPOINT).exists()
+
+
+# -------------------------------------------------------------------------------------- phases
+
+PHASED = dataclasses.replace(
+    CONFIG,
+    surrogate=SurrogateConfig("noise"),
+    phases=(
+        Phase(share=0.5),
+        Phase(share=0.5, lr=1e-2, surrogate="straight-through", freeze=("g_a", "h_a")),
+    ),
+)
+
+
+def test_in_a_phase_parts_rest_and_the_rate_is_another(tmp_path, picture_folder):
+    rates, parts = [], []
+    for report in run(PHASED, picture_folder, tmp_path / "run", make_hooks=_spy(parts)):
+        if isinstance(report, StepReport):
+            rates.append(report.lr)
+    g_a, g_s = ([part[name] for part in parts] for name in ("g_a", "g_s"))
+    assert not torch.equal(g_a[0], g_a[4])
+    assert all(torch.equal(value, g_a[4]) for value in g_a[5:])
+    assert not torch.equal(g_s[4], g_s[9])
+    plain = [r.lr for r in run(CONFIG, picture_folder, tmp_path / "plain") if hasattr(r, "lr")]
+    assert rates[:5] == plain[:5]
+    assert rates[5:] == pytest.approx([10 * lr for lr in plain[5:]])
+
+
+class _Spy:
+    """Notes a weight of each transform after every step."""
+
+    def __init__(self, model, notes: list):
+        self.model, self.notes = model, notes
+
+    def before_step(self, step: int) -> None:
+        pass
+
+    def after_step(self, step: int) -> None:
+        self.notes.append({name: self.model.get_submodule(name)[0].weight.detach().clone()
+                           for name in ("g_a", "g_s")})  # fmt: skip
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        pass
+
+
+def _spy(notes: list):
+    return lambda model: {"spy": _Spy(model, notes)}
+
+
+@pytest.mark.parametrize("stopped", [4, 5, 7])
+def test_a_run_with_phases_resumes_bitwise(tmp_path, picture_folder, stopped):
+    finish(PHASED, picture_folder, tmp_path / "whole")
+    calls = itertools.count(1)
+    finish(PHASED, picture_folder, tmp_path / "cut", should_stop=lambda: next(calls) == stopped)
+    finish(PHASED, picture_folder, tmp_path / "cut", resume=True)
+    assert equal(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    with pytest.raises(ConfigError, match=r"another \[\[phase\]\]"):
+        finish(CONFIG, picture_folder, tmp_path / "cut", resume=True)
+
+
+def test_a_phase_that_freezes_what_is_not_there_is_refused_with_the_nearest(
+    tmp_path, picture_folder
+):
+    config = dataclasses.replace(PHASED, phases=(Phase(share=1.0, freeze=("g_aa",)),))
+    with pytest.raises(ConfigError, match=r"mbt2018-mean has no part 'g_aa'; did you mean 'g_a'"):
+        finish(config, picture_folder, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_evaluation_can_be_on_crops(tmp_path, picture_folder):
+    small = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, eval_side=64))
+    finish(CONFIG, picture_folder, tmp_path / "large")
+    finish(small, picture_folder, tmp_path / "small")
+    assert equal(weights(tmp_path / "large"), weights(tmp_path / "small"))
+    held_out = open_image_folder(picture_folder, cache_bytes=2**24).split(16)[1]
+    model = load_run(tmp_path / "small")[0]
+    losses = []
+    for number in range(len(held_out)):
+        image = held_out.load(number)
+        top, left = ((side - 64) // 2 for side in image.shape[:2])
+        x = image_to_tensor(image[top : top + 64, left : left + 64])
+        with torch.no_grad():
+            losses.append(float(rate_distortion(x, model(x), small.loss.lmbda).total))
+    told = [row for row in metrics(tmp_path / "small") if row["kind"] == "evaluation"][-1]
+    assert told["loss"] == pytest.approx(sum(losses) / len(losses))

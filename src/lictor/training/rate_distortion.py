@@ -128,4 +128,5 @@ def codec_task(
         lmbda=config.loss.lmbda,
         surrogate=partial(_surrogate_at, config),
         runtime=runtime,
+        evaluation_side=settings.eval_side,
     )

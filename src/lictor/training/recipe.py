@@ -182,6 +182,8 @@ class TrainConfig:
     """Steps between lines of the metrics file."""
     eval_every: int = option(1000, at_least(1), may_change=True)
     """Steps between evaluations on the held-out pictures."""
+    eval_side: int = option(512, at_least(1))
+    """The evaluation sees the middle of a picture, at most so many pixels a side."""
     checkpoint_every: int = option(1000, at_least(1), may_change=True)
     """Steps between checkpoints."""
     conflict_every: int = option(0, at_least(0), may_change=True)

@@ -186,8 +186,10 @@ def _warn_of_small_crops(config: RunConfig, model: AbstractCodecModel) -> None:
     if side < _LEAST_SIDE:
         _log.warning(
             "data.crop_size = %d: the smallest latent of %s is %dx%d in such crops, so that whole "
-            "pictures may be coded worse than crops; take %d or more",
+            "pictures may be coded worse than crops; take %d or more (or evaluate on crops: "
+            "train.eval_side = %d)",
             config.data.crop_size, model.name, side, side, _LEAST_SIDE * model.stride,
+            config.data.crop_size,
         )  # fmt: skip
 
 
