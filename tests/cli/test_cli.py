@@ -373,10 +373,26 @@ def test_a_skipped_step_is_told_with_the_parameters_that_it_is_due_to(capsys, mo
     from lictor.training.loop import StepReport
 
     monkeypatch.setattr(progress, "stderr", Console(stderr=True, markup=False, width=100))
-    bad = StepReport(7, 1.0, 1.0, 0.1, float("nan"), skipped=True, not_finite=("g_a.0.weight",))
+    bad = StepReport(7, 1.0, {"bpp": 1.0}, float("nan"), skipped=True, not_finite=("g_a.0.weight",))
     assert progress.show_training([bad], total=10, log_every=1) is bad
     line = "step       8  skipped: the gradient is not finite in g_a.0.weight"
     assert capsys.readouterr().err.splitlines() == [line]
+
+
+def test_metrics_of_any_task_are_told_with_their_names_and_units(capsys, monkeypatch):
+    from rich.console import Console
+
+    from lictor.cli import progress
+    from lictor.training.loop import StepReport
+    from lictor.training.run import Evaluation
+
+    monkeypatch.setattr(progress, "stderr", Console(stderr=True, markup=False, width=100))
+    step = StepReport(9, 0.5, {"bpp": 0.25, "mse": 0.001, "angle": 2.0}, 1.0, step_s=0.5)
+    held_out = Evaluation(10, 0.75, {"bpp": 0.5, "psnr": 31.234, "rays": 3.0})
+    progress.show_training([step, held_out], total=10, log_every=1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "step      10  loss 0.500  0.250 bpp  30.00 dB  angle 2.000  2.0 step/s"
+    assert lines[1] == "step      10  held out: loss 0.7500  0.5000 bpp  31.23 dB  rays 3.0000"
 
 
 def test_all_exported_names_exist():
