@@ -66,9 +66,7 @@ def arm_config(args: argparse.Namespace, network: str, arm: str, seed: int) -> R
         optim |= {"beta1": 0.95, "beta2": 0.95}  # of the authors' code; Adam keeps its own
     for key, _, value in (change.partition("=") for change in changes):
         optim[key] = json.loads(value) if value[:1].isdigit() else value
-    sizes = {"n": args.n, "m": args.m}
-    if network == "checkerboard":
-        sizes["depth"] = args.depth
+    sizes = {key: getattr(args, key) for key in MODELS[network].tiny}
     return config_from_dict(
         {
             "model": {"name": network, **sizes},
