@@ -150,8 +150,9 @@ class EncodeCoder:
         # float32 holds every integer up to 2^24; a latent beyond that is no codec's.
         rounded = self._rounding(name, residual, prior, params).clamp(-(2.0**24), 2.0**24)
         symbols = rounded.to(torch.int32).contiguous()
-        indexes = prior.indexes(shape, params).contiguous().numpy()
-        self._encoder.put(symbols.numpy(), indexes, self._tables[name])
+        tables = self._tables[name]
+        indexes = prior.indexes(shape, params, tables).contiguous().numpy()
+        self._encoder.put(symbols.numpy(), indexes, tables)
         return prior.restore(_as_decoded(symbols), params)
 
     def finish(self) -> tuple[bytes, int]:
@@ -209,8 +210,9 @@ class DecodeCoder:
     ) -> Float[Tensor, "b c h w"]:
         """Get the symbols of a latent; raises `BitstreamError` where the payload is damaged."""
         assert latent is None
-        indexes = prior.indexes(shape, params).contiguous().numpy()
-        symbols = self._decoder.get(indexes, self._tables[name])
+        tables = self._tables[name]
+        indexes = prior.indexes(shape, params, tables).contiguous().numpy()
+        symbols = self._decoder.get(indexes, tables)
         return prior.restore(_as_decoded(torch.from_numpy(symbols)), params)
 
     def finish(self) -> int:

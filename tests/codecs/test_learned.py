@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -208,11 +207,6 @@ def test_a_codec_file_of_another_kind_is_refused_with_a_remedy(tmp_path):
     path = tmp_path / "other.lcodec"
     safetensors.torch.save_file({"w": torch.zeros(3)}, path, {"format": "pt"})
     with pytest.raises(CheckpointError, match="lictor freeze"):
-        Codec.load(path)
-    config = json.dumps({"model": "no-such-model", "hyperparameters": {}})
-    metadata = {"format": "lictor-codec-1", "config": config}
-    safetensors.torch.save_file({"w": torch.zeros(3)}, path, metadata)
-    with pytest.raises(CheckpointError, match="no-such-model"):
         Codec.load(path)
     with pytest.raises(CheckpointError, match="missing"):
         Codec.load(tmp_path / "missing.lcodec")

@@ -131,6 +131,7 @@ GOOD = {
     "cdf": np.array([[0, 100, TOTAL, TOTAL], [0, 1, 2, TOTAL]], np.int32),
     "lengths": np.array([2, 3], np.int32),
     "offset": np.array([-1, 7], np.int32),
+    "thresholds": np.array([-4], np.int32),
 }
 
 
@@ -169,6 +170,12 @@ def test_damaged_tables_are_refused(field, at, value):
         ("lengths", GOOD["lengths"][:1]),
         ("offset", GOOD["offset"].astype(np.float32)),
         ("offset", GOOD["offset"][:1]),
+        ("thresholds", np.array([4], np.int64)),
+        ("thresholds", np.array([4.0], np.float32)),
+        ("thresholds", np.array([[4]], np.int32)),
+        ("thresholds", [4]),
+        ("thresholds", np.zeros(0, np.int32)),
+        ("thresholds", np.array([4, 5], np.int32)),
     ],
 )
 def test_tables_of_wrong_shape_or_dtype_are_refused(field, value):
@@ -176,13 +183,29 @@ def test_tables_of_wrong_shape_or_dtype_are_refused(field, value):
         CdfTables(**{**GOOD, field: value})
 
 
+@pytest.mark.parametrize("values", [(5, 4), (4, 4), (2**31 - 1, -(2**31))])
+def test_thresholds_that_do_not_rise_are_refused(values):
+    three = {
+        "cdf": np.array([[0, TOTAL]] * 3, np.int32),
+        "lengths": np.ones(3, np.int32),
+        "offset": np.zeros(3, np.int32),
+    }
+    CdfTables(**three, thresholds=np.array(sorted({*values, 9})[:2], np.int32))
+    with pytest.raises(CheckpointError, match="thresholds"):
+        CdfTables(**three, thresholds=np.array(values, np.int32))
+
+
 def test_tables_are_private_and_read_only():
-    cdf = GOOD["cdf"].copy()
-    tables = CdfTables(cdf, GOOD["lengths"], GOOD["offset"])
-    cdf[0, 1] = 0
+    cdf, thresholds = GOOD["cdf"].copy(), GOOD["thresholds"].copy()
+    tables = CdfTables(cdf, GOOD["lengths"], GOOD["offset"], thresholds)
+    cdf[0, 1] = thresholds[0] = 0
     assert tables.cdf[0, 1] == 100
+    assert tables.thresholds is not None
+    assert tables.thresholds[0] == -4
     with pytest.raises(ValueError, match="read-only"):
         tables.cdf[0, 1] = 0
+    with pytest.raises(ValueError, match="read-only"):
+        tables.thresholds[0] = 0
 
 
 def test_bits_are_minus_log2_of_mass_and_escapes_add_bytes():

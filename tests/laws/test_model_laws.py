@@ -258,7 +258,8 @@ class SampleCoder:
             residual = self.rng.normal(0, scales)
         else:
             residual = np.empty(shape)
-            tables, rows = self.tables[name], prior.indexes(shape, params).numpy()
+            tables = self.tables[name]
+            rows = prior.indexes(shape, params, tables).numpy()
             for row in np.unique(rows):
                 slots = self.rng.integers(0, TOTAL, (rows == row).sum())
                 cdf = tables.cdf[row, : tables.lengths[row] + 1]

@@ -1,6 +1,7 @@
 """A prior says its rate twice, as differentiable bits and as integer tables: both must agree."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lictor.coding.tables import TOTAL, CdfTables
-from lictor.errors import LictorError
+from lictor.errors import CheckpointError, ConfigError, LictorError
 from lictor.priors.base import MIN_LIKELIHOOD, TAIL_MASS, AbstractPrior
 from lictor.priors.conditional import GaussianPrior, scale_table
 from lictor.priors.factorized import FactorizedPrior
@@ -35,6 +36,13 @@ PRIORS = {
 
 
 GAUSSIAN_TABLES = GaussianPrior().tables()
+
+
+def gaussian_rows(scales: torch.Tensor) -> torch.Tensor:
+    """The rows of scales of any shape."""
+    shaped = scales.reshape(1, 1, 1, -1)
+    rows = GaussianPrior().indexes(tuple(shaped.shape), (shaped,), GAUSSIAN_TABLES)
+    return rows.view(scales.shape)
 
 
 def row_bits(prior: AbstractPrior, row: int, k: np.ndarray) -> np.ndarray:
@@ -143,7 +151,7 @@ def test_an_image_costs_alone_what_it_costs_in_a_batch(prior):
 def test_indexes_name_rows_that_exist_and_have_the_latents_shape(prior, tables):
     shape = (2, 6, 4, 3)
     params = (10 * torch.randn(shape).exp(),) if isinstance(prior, GaussianPrior) else ()
-    indexes = prior.indexes(shape, params)
+    indexes = prior.indexes(shape, params, tables)
     assert indexes.shape == shape
     assert indexes.min() >= 0
     assert indexes.max() < len(tables.lengths)
@@ -152,18 +160,84 @@ def test_indexes_name_rows_that_exist_and_have_the_latents_shape(prior, tables):
 # -------------------------------------------------------------------------------------- gaussian
 
 
-@given(st.floats(1e-4, 1e4))
-def test_the_index_is_that_of_the_nearest_scale_in_ratio(scale):
-    indexes = GaussianPrior().indexes((1, 1, 1, 1), (torch.full((1, 1, 1, 1), scale),))
+@given(st.integers(1, 10_000 * 1024))
+def test_the_index_is_that_of_the_nearest_scale_in_ratio(units):
+    scale = units / 1024  # what a frozen entropy network gives
+    indexes = gaussian_rows(torch.tensor([scale]))
     distance = np.abs(np.log(scale_table()) - math.log(scale))
     assert distance[int(indexes)] <= distance.min() + 1e-6
+
+
+def rows_by_float_boundaries(scales: torch.Tensor) -> torch.Tensor:
+    """The rows as the first codecs chose them, with boundaries computed at decode time."""
+    table = np.exp(np.linspace(math.log(0.11), math.log(256.0), 64))
+    boundaries = torch.from_numpy(np.sqrt(table[:-1] * table[1:])).float()
+    return torch.bucketize(scales, boundaries, out_int32=True)
+
+
+def test_every_scale_has_the_row_that_float_boundaries_give_it():
+    units = torch.arange(-10, 300 * 1024, dtype=torch.float32)
+    extremes = [-math.inf, -3e38, -(2.0**31), 2.0**20, 2.0**21, 2.0**31, 3e38, math.inf, math.nan]
+    scales = torch.cat([units / 1024, torch.tensor(extremes)])
+    assert torch.equal(gaussian_rows(scales), rows_by_float_boundaries(scales))
+
+
+def test_the_row_is_the_number_of_thresholds_below_the_scale():
+    thresholds = GAUSSIAN_TABLES.thresholds
+    assert thresholds is not None
+    assert thresholds.shape == (63,)
+    for row, threshold in enumerate(thresholds.tolist()):
+        scales = torch.tensor([threshold, threshold + 1]) / 1024
+        assert gaussian_rows(scales).tolist() == [row, row + 1]
+
+
+def test_the_tables_alone_choose_the_row():
+    moved = replace(GAUSSIAN_TABLES, thresholds=np.arange(63, dtype=np.int32) * 1024 - 512)
+    scales = torch.tensor([-1.0, 0.0, 2.0, 61.4, 61.6, 1e9]).view(1, 1, 1, -1)
+    rows = GaussianPrior().indexes(tuple(scales.shape), (scales,), moved)
+    assert rows.flatten().tolist() == [0, 1, 3, 62, 63, 63]
+    bare = replace(GAUSSIAN_TABLES, thresholds=None)
+    with pytest.raises(CheckpointError, match="thresholds"):
+        GaussianPrior().indexes(tuple(scales.shape), (scales,), bare)
+
+
+def test_choosing_rows_computes_no_transcendental_function(monkeypatch):
+    scales = torch.rand(1, 2, 3, 4)
+    for module in (np, torch, math):
+        for name in ("exp", "log", "sqrt", "linspace"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, None)
+    GaussianPrior().indexes((1, 2, 3, 4), (scales,), GAUSSIAN_TABLES)
+
+
+@pytest.mark.parametrize("bound", [0.01, 0.04, 0.5, 16])
+def test_the_table_starts_at_the_priors_bound_and_rates_agree_with_it(bound):
+    prior = GaussianPrior(scale_bound=bound)
+    tables, table = prior.tables(), scale_table(bound)
+    assert table[0] == pytest.approx(bound)
+    assert table[-1] == pytest.approx(256)
+    values = torch.arange(-3.0, 4.0).view(1, 1, 1, -1)
+    below, at = (torch.full_like(values, s) for s in (bound / 9, bound))
+    assert torch.equal(prior.bits(values, (below,)), prior.bits(values, (at,)))
+    k = inner(tables, 0)
+    values = torch.from_numpy(k).float().view(1, 1, 1, -1)
+    bits = prior.bits(values, (torch.full_like(values, bound),)).numpy().ravel()
+    likely = bits < 8
+    costs = tables.bits(k, np.zeros(len(k), int))
+    np.testing.assert_allclose(costs[likely], bits[likely], atol=0.02)
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, 0.009, 17, math.nan, math.inf])
+def test_a_bound_that_no_table_can_start_at_is_refused(bound):
+    with pytest.raises(ConfigError, match="scale_bound"):
+        GaussianPrior(scale_bound=bound)
 
 
 def test_scales_of_the_table_choose_themselves_and_others_clamp():
     scales = torch.from_numpy(scale_table()).float()
     wanted = list(range(len(scales)))
-    scales = torch.cat([scales, torch.tensor([-5.0, 0.0, 1e9])]).view(1, 1, 1, -1)
-    indexes = GaussianPrior().indexes(tuple(scales.shape), (scales,))
+    scales = torch.cat([scales, torch.tensor([-5.0, 0.0, 1e9])])
+    indexes = gaussian_rows(scales)
     assert indexes.flatten().tolist() == [*wanted, 0, 0, len(wanted) - 1]
 
 
@@ -176,7 +250,10 @@ def test_means_are_the_center_and_change_neither_bits_nor_indexes():
     assert prior.residual(latent, (scales,)) is latent
     assert prior.restore(residual, (scales,)) is residual
     assert torch.equal(prior.bits(residual, (means, scales)), prior.bits(residual, (scales,)))
-    assert torch.equal(prior.indexes(shape, (means, scales)), prior.indexes(shape, (scales,)))
+    assert torch.equal(
+        prior.indexes(shape, (means, scales), GAUSSIAN_TABLES),
+        prior.indexes(shape, (scales,), GAUSSIAN_TABLES),
+    )
 
 
 @given(st.floats(0.2, 200))
@@ -184,7 +261,7 @@ def test_between_two_scales_the_nearest_row_costs_less_than_a_sixtieth_of_a_bit(
     # The price of 64 rows instead of a continuum, on data that follow the true scale: neighbours
     # differ by 13 %, so a scale is off by at most 6.2 %, which is 0.0055 bits; the rest are counts.
     tables = GAUSSIAN_TABLES
-    row = int(GaussianPrior().indexes((1, 1, 1, 1), (torch.full((1, 1, 1, 1), scale),)))
+    row = int(gaussian_rows(torch.tensor(scale)))
     k = inner(tables, row)
     edges = (np.append(k, k[-1] + 1) - 0.5) / scale * math.sqrt(0.5)
     p = np.diff([0.5 * math.erf(e) for e in edges])
@@ -197,7 +274,10 @@ def test_between_two_scales_the_nearest_row_costs_less_than_a_sixtieth_of_a_bit(
 
 
 def test_each_channel_has_a_row_of_its_own():
-    indexes = FactorizedPrior(6).indexes((2, 6, 3, 2), ())
+    prior = FactorizedPrior(6)
+    tables = prior.tables()
+    assert tables.thresholds is None
+    indexes = prior.indexes((2, 6, 3, 2), (), tables)
     assert (indexes == torch.arange(6).view(1, 6, 1, 1)).all()
 
 

@@ -23,9 +23,9 @@ from lictor.coding.tables import CdfTables
 from lictor.data.images import image_to_tensor
 from lictor.errors import DataError
 from lictor.models.base import AbstractCodecModel
-from lictor.ops import lower_bound, pad_to_multiple
+from lictor.ops import pad_to_multiple
 from lictor.priors.base import AbstractPrior
-from lictor.priors.conditional import SCALE_MIN
+from lictor.priors.conditional import GaussianPrior
 from lictor.ptq.fake_quant import LAYERS, ActivationGrid
 from lictor.ptq.layer import QuantizedLayer, channel_axis
 
@@ -183,12 +183,13 @@ class _Recorder:
         self._keep(name, latent)
         if centered:
             self._keep(f"{name} - mu", residual)
-        if params:
+        if isinstance(prior, GaussianPrior):
             self._keep(
                 f"({name} - mu) / sigma" if centered else f"{name} / sigma",
-                residual / lower_bound(params[-1], SCALE_MIN),
+                residual / prior.bounded(params[-1]),
             )
-        table, rows = self._tables[name], prior.indexes(shape, params).contiguous().numpy()
+        table = self._tables[name]
+        rows = prior.indexes(shape, params, table).contiguous().numpy()
         symbols = residual.round().numpy() - table.offset[rows]
         outside = (symbols < 0) | (symbols >= table.lengths[rows] - 1)
         self.escapes[name] = self.escapes.get(name, 0) + int(outside.sum())

@@ -18,6 +18,7 @@ from lictor.cli.analyze import ANALYSES
 from lictor.cli.batch import choose_targets, convert_all
 from lictor.cli.bd import anchors, bd
 from lictor.cli.codec_file import load_codec
+from lictor.cli.convert import convert
 from lictor.cli.evaluate import evaluate
 from lictor.cli.messages import complain, say
 from lictor.cli.quantize import quantize
@@ -339,6 +340,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "freeze": freeze,
     "quantize": quantize,
+    "convert": convert,
     "demo": demo,
 }
 

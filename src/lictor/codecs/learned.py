@@ -5,24 +5,21 @@ fingerprint. A file carries the fingerprint of the codec that made it, and no ot
 """
 
 import copy
-import hashlib
+import dataclasses
 import importlib.resources
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
 
+from lictor.codecs.store import Stored, read_codec, stored, write_codec
 from lictor.coders import AuditCoder, DecodeCoder, EncodeCoder
-from lictor.coding.container import HEADER_BYTES, MAX_PIXELS, VERSION, Container
+from lictor.coding.container import HEADER_BYTES, MAX_PIXELS, Container
 from lictor.coding.stream import choose_lanes, expected_overhead_bytes
 from lictor.coding.tables import CdfTables
 from lictor.data.images import image_to_tensor, tensor_to_image
@@ -34,14 +31,10 @@ from lictor.errors import (
     LictorError,
     ModelMismatchError,
 )
-from lictor.files import write_file
 from lictor.models.base import AbstractCodecModel, Latents
-from lictor.models.zoo import MODELS, build_model
+from lictor.models.zoo import MODELS
 from lictor.ops import crop, pad_to_multiple
-from lictor.ptq.storage import exact_names, loaded_state, quantization_entry, rebuild, stored_state
-
-CODEC_FORMAT = "lictor-codec-1"
-_WEIGHTS, _TABLES = "weights/", "tables/"
+from lictor.ptq.storage import exact_names, quantization_entry, stored_state
 
 
 @dataclass(frozen=True)
@@ -88,12 +81,14 @@ class Codec:
         *,
         weight_dtype: torch.dtype = torch.float32,
         notes: Mapping[str, Any] | None = None,
+        replaces: Sequence[bytes] = (),
     ):
         self._model = model
         self._tables = dict(tables)
         self._weight_dtype = weight_dtype
         self.notes = dict(notes or {})
-        self.fingerprint = _fingerprint(self._config(), self._tensors())
+        self.replaces = tuple(replaces)
+        self.fingerprint = self._stored().fingerprint
 
     @classmethod
     def freeze(
@@ -179,6 +174,8 @@ class Codec:
         config = self._config()
         if self._model.quantization is not None:
             config["quantization"] = self._model.quantization
+        if self.replaces:
+            config["replaces"] = [former.hex() for former in self.replaces]
         return {
             **config,
             "fingerprint": self.fingerprint.hex(),
@@ -186,6 +183,10 @@ class Codec:
             "weights": str(self._weight_dtype).removeprefix("torch."),
             "notes": self.notes,
         }
+
+    def warm_up(self) -> None:
+        """Code a small picture: the first one of a process compiles the coder."""
+        self.decode(self.encode(np.zeros((64, 64, 3), np.uint8)))
 
     def encode(self, image: UInt8[np.ndarray, "h w c"]) -> bytes:
         """Compress a grey or RGB picture of any size into the bytes of a `.lic` file.
@@ -251,7 +252,7 @@ class Codec:
     def _open(self, data: bytes | bytearray | memoryview, max_pixels: int) -> Container:
         _check_bytes(data)
         file = Container.from_bytes(bytes(data), max_pixels=max_pixels)
-        if file.fingerprint != self.fingerprint:
+        if file.fingerprint not in (self.fingerprint, *self.replaces):
             raise ModelMismatchError(
                 f"made by the codec {file.fingerprint.hex()}, but this codec is "
                 f"{self.fingerprint.hex()}; pass the .lcodec file it was made with"
@@ -272,14 +273,7 @@ class Codec:
 
     def save(self, path: Path | str) -> None:
         """Write the codec to one safetensors file; raises `DataError` if it cannot."""
-        metadata = {
-            "format": CODEC_FORMAT,
-            "config": json.dumps(self._config(), sort_keys=True),
-            "weights": str(self._weight_dtype).removeprefix("torch."),
-            "fingerprint": self.fingerprint.hex(),
-            "notes": json.dumps(self.notes, sort_keys=True),
-        }
-        write_file(Path(path), safetensors.torch.save(self._tensors(), metadata))
+        write_codec(Path(path), self._stored())
 
     @classmethod
     def load(
@@ -293,29 +287,23 @@ class Codec:
         Raises `CheckpointError` if the file is missing, damaged, or of a model not in the table.
         """
         path = Path(path)
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot read the codec file ({error})") from error
-        except safetensors.SafetensorError as error:
-            raise CheckpointError(f"{path}: not a codec file, or damaged ({error})") from error
-        if metadata.get("format") != CODEC_FORMAT:
-            raise CheckpointError(
-                f"{path}: not a codec file of this release (format {metadata.get('format')!r}, "
-                f"expected {CODEC_FORMAT!r}); make one with: lictor freeze RUN -o {path.name}"
-            )
-        try:
-            with _own_torch_state():
-                codec = cls._from_tensors(tensors, metadata, models)
-        except LictorError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-            raise CheckpointError(f"{path}: damaged codec file ({error})") from error
-        if codec.fingerprint.hex() != metadata.get("fingerprint"):
-            raise CheckpointError(f"{path}: damaged codec file (its fingerprint does not match)")
-        return codec
+        return cls._from(path, read_codec(path), models)
+
+    @classmethod
+    def convert(
+        cls,
+        path: Path | str,
+        *,
+        models: Mapping[str, Callable[..., AbstractCodecModel]] = MODELS,
+    ) -> "Codec":
+        """Read a codec file of the former format; the codec decodes the files that it wrote.
+
+        What is new in the present one is made as a decoder of the former release made it. Raises
+        `CheckpointError` as `load` does, also for a file that needs no conversion.
+        """
+        path = Path(path)
+        former = read_codec(path, former=True)
+        return cls._from(path, former, models, replaces=(former.fingerprint,))
 
     @classmethod
     def default(cls) -> "Codec":
@@ -326,27 +314,39 @@ class Codec:
             return cls.load(path)
 
     @classmethod
-    def _from_tensors(
+    def _from(
         cls,
-        tensors: Mapping[str, Tensor],
-        metadata: Mapping[str, str],
+        path: Path,
+        content: Stored,
         models: Mapping[str, Callable[..., AbstractCodecModel]],
+        *,
+        replaces: Sequence[bytes] | None = None,
     ) -> "Codec":
-        config = json.loads(metadata["config"])
-        model = build_model(config["model"], config["hyperparameters"], models)
-        if "quantization" in config:
-            rebuild(model, config["quantization"])
-        weights = {
-            key.removeprefix(_WEIGHTS): tensor
-            for key, tensor in tensors.items()
-            if key.startswith(_WEIGHTS)
-        }
-        model.load_state_dict(loaded_state(model, weights))
-        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        model.freeze()
-        tables = {name: _unpack_tables(tensors, name) for name in model.priors()}
-        dtype = {"float32": torch.float32, "float16": torch.float16}[metadata["weights"]]
-        return cls(model, tables, weight_dtype=dtype, notes=json.loads(metadata["notes"]))
+        try:
+            with _own_torch_state():
+                model = content.model(models)
+                model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+                model.freeze()
+                tables = content.tables(list(model.priors()))
+                for name, prior in model.priors().items() if replaces is not None else ():
+                    thresholds = prior.tables().thresholds
+                    tables[name] = dataclasses.replace(tables[name], thresholds=thresholds)
+                codec = cls(
+                    model,
+                    tables,
+                    weight_dtype=content.weight_dtype,
+                    notes=content.notes,
+                    replaces=content.replaces if replaces is None else replaces,
+                )
+                for name, prior in model.priors().items():
+                    prior.check_tables(tables[name])
+        except LictorError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(f"{path}: damaged codec file ({error})") from error
+        if replaces is None and codec.fingerprint != content.fingerprint:
+            raise CheckpointError(f"{path}: damaged codec file (its fingerprint does not match)")
+        return codec
 
     def _config(self) -> dict[str, Any]:
         config: dict[str, Any] = {
@@ -356,13 +356,16 @@ class Codec:
         entry = quantization_entry(self._model)
         return config if entry is None else {**config, "quantization": entry}
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """Return everything that defines the codec, as it is stored."""
-        stored = stored_state(self._model, self._weight_dtype)
-        tensors = {_WEIGHTS + key: tensor for key, tensor in stored.items()}
-        for name, tables in self._tables.items():
-            tensors |= _pack_tables(tables, name)
-        return tensors
+    def _stored(self) -> Stored:
+        """Return everything that the codec's file holds."""
+        return stored(
+            self._config(),
+            stored_state(self._model, self._weight_dtype),
+            self._tables,
+            weight_dtype=self._weight_dtype,
+            notes=self.notes,
+            replaces=self.replaces,
+        )
 
 
 def _check_bytes(data: object) -> None:
@@ -380,36 +383,3 @@ def _check_image(image: object) -> None:
         )
     if image.shape[0] * image.shape[1] > MAX_PIXELS:
         raise DataError(f"image has more than {MAX_PIXELS} pixels; split it first")
-
-
-def _fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """Hash the file format's version, the configuration, the tables and the weights."""
-    digest = hashlib.sha256(json.dumps([VERSION, config], sort_keys=True).encode())
-    for key in sorted(tensors):
-        tensor = tensors[key]
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.digest()[:8]
-
-
-def _pack_tables(tables: CdfTables, name: str) -> dict[str, Tensor]:
-    """Store the counts of the rows one after the other: they fit 16 bits, a CDF does not."""
-    counts = [np.diff(row[: n + 1]) for row, n in zip(tables.cdf, tables.lengths, strict=True)]
-    return {
-        f"{_TABLES}{name}/counts": torch.from_numpy(np.concatenate(counts).astype(np.uint16)),
-        f"{_TABLES}{name}/lengths": torch.from_numpy(tables.lengths.copy()),
-        f"{_TABLES}{name}/offset": torch.from_numpy(tables.offset.copy()),
-    }
-
-
-def _unpack_tables(tensors: Mapping[str, Tensor], name: str) -> CdfTables:
-    counts, lengths, offset = (
-        tensors[f"{_TABLES}{name}/{part}"].numpy() for part in ("counts", "lengths", "offset")
-    )
-    if int(lengths.sum()) != counts.size or lengths.min() < 1:
-        raise CheckpointError(f"tables of {name}: the lengths do not add up")
-    cdf = np.full((lengths.size, int(lengths.max()) + 1), 2**16, np.int32)
-    for row, part in zip(cdf, np.split(counts, np.cumsum(lengths)[:-1]), strict=True):
-        row[0] = 0
-        row[1 : part.size + 1] = np.cumsum(part, dtype=np.int64)
-    return CdfTables(cdf, lengths, offset)

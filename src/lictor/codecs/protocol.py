@@ -5,6 +5,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
+from lictor.models.base import AbstractCodecModel
+
 
 @runtime_checkable
 class ImageCodec(Protocol):
@@ -30,4 +32,28 @@ class RateEstimate(Protocol):
 
     def estimate_bytes(self, data: bytes) -> float:
         """Return the size that the model's rate predicts for a whole file made by this codec."""
+        ...
+
+
+@runtime_checkable
+class NetworkCodec(ImageCodec, Protocol):
+    """A codec whose work is that of a model's layers, so that it can be counted."""
+
+    @property
+    def model(self) -> AbstractCodecModel:
+        """The model whose layers run when the codec encodes or decodes."""
+        ...
+
+    @property
+    def num_parameters(self) -> int:
+        """Count of the model's weights."""
+        ...
+
+
+@runtime_checkable
+class WarmUp(Protocol):
+    """A codec whose first use takes longer than later ones, and that can get it over with."""
+
+    def warm_up(self) -> None:
+        """Do what is done once in a process: compile, load, allocate."""
         ...

@@ -55,9 +55,13 @@ class CdfTables:
     cdf: NDArray[np.int32]
     lengths: NDArray[np.int32]
     offset: NDArray[np.int32]
+    thresholds: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
-        for name, ndim in (("cdf", 2), ("lengths", 1), ("offset", 1)):
+        arrays = {"cdf": 2, "lengths": 1, "offset": 1}
+        if self.thresholds is not None:
+            arrays["thresholds"] = 1
+        for name, ndim in arrays.items():
             array = getattr(self, name)
             if not isinstance(array, np.ndarray) or array.ndim != ndim or array.dtype != np.int32:
                 raise CheckpointError(f"tables: {name} must be an int32 array of {ndim} dimensions")
@@ -86,6 +90,13 @@ class CdfTables:
             raise CheckpointError("tables: offset + lengths leaves the range of int32")
         if self.lengths.sum(dtype=np.int64) > _INT32.max:
             raise CheckpointError("tables: more than 2**31 symbols in all rows")
+        if self.thresholds is not None and (
+            self.thresholds.shape != (rows - 1,)
+            or (np.diff(self.thresholds.astype(np.int64)) <= 0).any()
+        ):
+            raise CheckpointError(
+                f"tables: thresholds must be rows - 1 = {rows - 1} integers, each above the last"
+            )
 
     def bits(
         self, symbols: NDArray[np.integer], indexes: NDArray[np.integer]

@@ -25,8 +25,7 @@ import torch
 from jaxtyping import UInt8
 from torch import nn
 
-from lictor.codecs.learned import Codec
-from lictor.codecs.protocol import ImageCodec
+from lictor.codecs.protocol import ImageCodec, NetworkCodec
 from lictor.coding.stopwatch import Clock, time_coding
 from lictor.errors import ConfigError, DataError, LictorError
 from lictor.evaluation.provenance import cpu_name
@@ -131,7 +130,7 @@ def measure_speed(
     if make is not None:
         _check_picklable(make)
     timing = _timing_of_all([_timing(codec, image, repeats, clock) for image in images])
-    work = _work(codec) if isinstance(codec, Codec) else _Work()
+    work = _work(codec) if isinstance(codec, NetworkCodec) else _Work()
     memory = _Memory()
     if make is not None:  # after the timing: what numba compiled is on disk by now
         largest = max(images, key=lambda image: image.size)
@@ -199,7 +198,7 @@ def _median_or_none(values: Sequence[float | None]) -> Any:
 # ------------------------------------------------------------------------------- multiplications
 
 
-def _work(codec: Codec) -> _Work:
+def _work(codec: NetworkCodec) -> _Work:
     """Count a codec's parameters and multiplications, on a picture that needs no padding."""
     side = _COUNTED_SIDE + -_COUNTED_SIDE % codec.model.stride
     image = np.zeros((side, side, 3), np.uint8)

@@ -23,8 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lictor.codecs.learned import Codec
-from lictor.codecs.protocol import ImageCodec
+from lictor.codecs.protocol import ImageCodec, WarmUp
 from lictor.comparison.curve import Curve, ImageResult, curve_from_rows
 from lictor.data.images import list_images, load_image
 from lictor.errors import DataError, LictorError, TimeLimitError
@@ -287,8 +286,8 @@ def _codec_of(task: Task) -> ImageCodec:
     if _current is None or _current[0] != key:
         _current = None  # free the old one first
         codec = task.setting.make()
-        if isinstance(codec, Codec):  # the first use compiles the coder
-            codec.decode(codec.encode(np.zeros((64, 64, 3), np.uint8)))
+        if isinstance(codec, WarmUp):
+            codec.warm_up()
         _current = (key, codec)
     return _current[1]
 

@@ -47,8 +47,16 @@ class AbstractPrior(nn.Module, ABC):
     def tables(self) -> CdfTables:
         """Build the integer tables of all members; needed once, when a codec is frozen."""
 
+    def check_tables(self, tables: CdfTables) -> None:
+        """Raise `CheckpointError` when tables cannot be this prior's."""
+        del tables
+
     @abstractmethod
     def indexes(
-        self, shape: tuple[int, int, int, int], params: tuple[Tensor, ...]
+        self, shape: tuple[int, int, int, int], params: tuple[Tensor, ...], tables: CdfTables
     ) -> Int[Tensor, "b c h w"]:
-        """Return the table row of each element of a latent with the given shape."""
+        """Return the table row of each element of a latent with the given shape.
+
+        `tables` are a codec's, as `tables` once gave them: what chooses a row is in them, so that
+        decoding computes no boundary anew. `params` are those of a frozen model.
+        """

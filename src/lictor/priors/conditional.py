@@ -1,6 +1,7 @@
 """Priors whose parameters a network computes for each element: mean and scale of a Gaussian."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,12 +10,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lictor.coding.tables import CdfTables, build_tables
+from lictor.errors import CheckpointError, ConfigError
+from lictor.layers.entropy_network import FRACTION_BITS
 from lictor.ops import lower_bound
 from lictor.priors.base import MIN_LIKELIHOOD, TAIL_MASS, AbstractPrior
 
 # The customary table of hyperprior codecs: 64 scales, log-spaced. A Gaussian narrower than 0.11
 # costs the same (nothing) at zero and only makes surprises dearer.
-SCALE_MIN, SCALE_MAX, NUM_SCALES = 0.11, 256.0, 64
+SCALE_BOUND, SCALE_MAX, NUM_SCALES = 0.11, 256.0, 64
+
+# Scales from 2^20 up are one: far above every table, and far below where int32 ends.
+_MAX_UNITS = 2.0**30
 
 _SQRT_HALF = math.sqrt(0.5)
 _DENSITY_PEAK = 1 / math.sqrt(2 * math.pi)
@@ -69,9 +75,9 @@ def gaussian_bits(
     return result
 
 
-def scale_table() -> np.ndarray:
+def scale_table(scale_bound: float = SCALE_BOUND) -> Float[np.ndarray, " 64"]:
     """Return the 64 standard deviations that have a table row, ascending, float64."""
-    return np.exp(np.linspace(math.log(SCALE_MIN), math.log(SCALE_MAX), NUM_SCALES))
+    return np.exp(np.linspace(math.log(scale_bound), math.log(SCALE_MAX), NUM_SCALES))
 
 
 class GaussianPrior(AbstractPrior):
@@ -80,7 +86,20 @@ class GaussianPrior(AbstractPrior):
     Params: `(means, scales)` or `(scales,)`, each of the latent's shape. Source: Balle et al.,
     ICLR 2018 (arXiv:1802.01436), section 3; with means, Minnen et al., NeurIPS 2018
     (arXiv:1809.02736).
+
+    Args:
+        scale_bound: the least standard deviation, 0.01 to 16: a smaller one counts as this. The
+            table's 64 rows go from here to 256.
+
+    Raises:
+        ConfigError: the bound is outside of its range.
     """
+
+    def __init__(self, *, scale_bound: float = SCALE_BOUND):
+        super().__init__()
+        if not 0.01 <= scale_bound <= 16:
+            raise ConfigError(f"scale_bound = {scale_bound} must be from 0.01 to 16")
+        self.scale_bound = scale_bound
 
     def residual(
         self, latent: Float[Tensor, "b c h w"], params: tuple[Tensor, ...]
@@ -101,13 +120,23 @@ class GaussianPrior(AbstractPrior):
     def bits(
         self, residual: Float[Tensor, "b c h w"], params: tuple[Tensor, ...]
     ) -> Float[Tensor, "b c h w"]:
-        """Return the cost in bits of each element under its own scale, at least 0.11."""
-        return gaussian_bits(residual, lower_bound(params[-1], SCALE_MIN))
+        """Return the cost in bits of each element under its own scale, at least the bound."""
+        return gaussian_bits(residual, self.bounded(params[-1]))
+
+    def bounded(self, scales: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Return the standard deviations that count: those given, at least the bound."""
+        return lower_bound(scales, self.scale_bound)
 
     def tables(self) -> CdfTables:
-        """Build one row for each scale of `scale_table`."""
+        """Build one row for each scale of `scale_table`, and the thresholds between them.
+
+        A scale belongs to the row nearest to it in ratio: the boundaries are the geometric means of
+        neighbours, as float32. A frozen scale is a multiple of 2^-10, so that the largest multiple
+        up to a boundary says as much as the boundary itself.
+        """
         rows, tails, offsets = [], [], []
-        for scale in scale_table():
+        table = scale_table(self.scale_bound)
+        for scale in table:
             radius = 1
             while math.erfc((radius + 0.5) / scale * _SQRT_HALF) > TAIL_MASS:
                 radius += 1
@@ -119,14 +148,29 @@ class GaussianPrior(AbstractPrior):
             rows.append(np.concatenate([half, [middle], half[::-1]]))
             tails.append(2 * left[0])
             offsets.append(-radius)
-        return build_tables(rows, np.array(tails), np.array(offsets, dtype=np.int32))
+        boundaries = np.sqrt(table[:-1] * table[1:]).astype(np.float32)
+        thresholds = np.floor(boundaries * 2**FRACTION_BITS).astype(np.int32)
+        built = build_tables(rows, np.array(tails), np.array(offsets, dtype=np.int32))
+        return replace(built, thresholds=thresholds)
+
+    def check_tables(self, tables: CdfTables) -> None:
+        """Raise `CheckpointError` when there is nothing to choose rows by."""
+        if tables.thresholds is None:
+            raise CheckpointError("tables: a Gaussian prior needs thresholds to choose rows by")
 
     def indexes(
-        self, shape: tuple[int, int, int, int], params: tuple[Tensor, ...]
+        self, shape: tuple[int, int, int, int], params: tuple[Tensor, ...], tables: CdfTables
     ) -> Int[Tensor, "b c h w"]:
-        """Return the row of the nearest scale, in ratio."""
+        """Return how many thresholds are below each scale, in units of 2^-10.
+
+        No floating-point function decides: a multiple of 2^-10, as a frozen network gives, becomes
+        an integer exactly. NaN counts as infinite. Raises `CheckpointError` when the tables have no
+        thresholds.
+        """
         scales = params[-1]
         assert scales.shape == shape
-        table = scale_table()
-        boundaries = torch.from_numpy(np.sqrt(table[:-1] * table[1:])).float().to(scales.device)
-        return torch.bucketize(scales.float().contiguous(), boundaries, out_int32=True)
+        self.check_tables(tables)
+        units = (scales.float() * 2**FRACTION_BITS).nan_to_num_(nan=_MAX_UNITS)
+        units = units.clamp_(-_MAX_UNITS, _MAX_UNITS).round_().to(torch.int32).contiguous()
+        thresholds = torch.tensor(tables.thresholds, device=scales.device)
+        return torch.bucketize(units, thresholds, out_int32=True)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lictor.coding.tables import CdfTables, build_tables
-from lictor.errors import LictorError
+from lictor.errors import CheckpointError, LictorError
 from lictor.priors.base import MIN_LIKELIHOOD, TAIL_MASS, AbstractPrior
 
 _MAX_RADIUS = 2**14  # a row must leave every symbol at least one count in 2^16
@@ -120,9 +120,17 @@ class FactorizedPrior(AbstractPrior):
         tails = np.array([max(1 - float(row.sum()), 0.0) for row in rows])
         return build_tables(rows, tails, first.astype(np.int32))
 
+    def check_tables(self, tables: CdfTables) -> None:
+        """Raise `CheckpointError` when the channels have not a row each."""
+        if len(tables.lengths) != self.channels:
+            raise CheckpointError(
+                f"tables: {self.channels} channels need a row each, not {len(tables.lengths)} rows"
+            )
+
     def indexes(
-        self, shape: tuple[int, int, int, int], params: tuple[Tensor, ...]
+        self, shape: tuple[int, int, int, int], params: tuple[Tensor, ...], tables: CdfTables
     ) -> Int[Tensor, "b c h w"]:
         """Return each element's channel number."""
+        del tables
         assert not params
         return torch.arange(self.channels, dtype=torch.int32).view(1, -1, 1, 1).expand(shape)
