@@ -13,6 +13,7 @@ points (PCHIP over the logarithm of the rate); published curves likewise.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from statistics import median
