@@ -116,7 +116,8 @@ BAD_FILES = {
     "lengths": '{"results": {"bpp": [0.1, 0.2], "psnr": [30]}}',
     "deep": "[" * 100_000,
     "no points": '{"results": {"bpp": [], "psnr": []}}',
-    "one point": '{"results": {"bpp": [0.3], "psnr": [30]}}',
+    "one point, far away": '{"results": {"bpp": [0.3], "psnr": [3]}}',
+    "two points": '{"results": {"bpp": [0.3, 0.4], "psnr": [30, 31]}}',
     "nan": '{"results": {"bpp": [0.1, 0.2, 0.3, 0.4, 0.5], "psnr": [30, NaN, 32, 33, 34]}}',
     "falls": '{"results": {"bpp": [0.1, 0.2, 0.3, 0.4, 0.5], "psnr": [34, 33, 32, 31, 30]}}',
 }
@@ -155,7 +156,7 @@ def test_what_is_refused_says_why_and_is_compared_by_force(lictor):
 
 
 def test_force_is_not_offered_where_it_does_not_help(lictor):
-    for test in (write("one", [0.5], [33.0]), write("far", BPP, [5.0, 6, 7, 8, 9])):
+    for test in (write("one", [20.0], [5.0]), write("far", BPP, [5.0, 6, 7, 8, 9])):
         _, _, errors = lictor("bd", "vtm-9.1", test)
         assert len(errors) == 1
         assert "--force" not in errors[0]
@@ -187,6 +188,48 @@ def test_all_methods_are_rows(lictor):
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [row["method"] for row in rows] == list(METHODS)
     assert all(float(row["bd_rate"]) == pytest.approx(-15.26, abs=0.4) for row in rows)
+
+
+def test_a_single_point_has_its_two_numbers_and_no_bd_rate(lictor):
+    anchor = write("anchor", [0.1, 0.2, 0.4, 0.8], [30, 35, 40, 45])
+    point, curve = write("point", [0.18], [36]), write("curve", BPP, [p + 4 for p in PSNR])
+    code, out, errors = lictor("bd", anchor, point, "--method", "akima")
+    assert (code, errors) == (0, [])
+    for word in ("single points, which have no BD-rate", "-21.65", "+1.76", "0.1800", "36.00"):
+        assert word in out
+    assert "BD-PSNR" not in out
+    _, out, _ = lictor("bd", anchor, curve, point, "--per-image")
+    assert out.index("BD-PSNR") < out.index("single points") < out.index("-21.65")
+    assert "no BD-rate of each picture" in out
+    rows = json.loads(lictor("bd", anchor, point, "--method", "all", "--format", "json")[1])
+    assert rows["comparisons"] == []
+    assert [row["method"] for row in rows["points"]] == list(METHODS)
+    assert all(f"{row['point_rate']:.2f}" == "-21.65" for row in rows["points"])
+    for suffix in (".md", ".csv", ".tex", ".json"):
+        assert lictor("bd", anchor, curve, point, "-o", f"t{suffix}")[0] == 0
+        assert "21.65" in Path(f"t{suffix}").read_text()
+    _, out, errors = lictor("bd", anchor, curve, point, "--per-image", "--format", "csv")
+    assert "point" not in out
+    assert errors[-1].startswith("lictor: warning: single points have no BD-rates of pictures")
+
+
+def test_a_point_that_cannot_be_compared_says_why(lictor):
+    anchor = write("anchor", [0.1, 0.2, 0.4, 0.8], [30, 35, 40, 45])
+    point, far = write("point", [0.18], [36]), write("far", [0.18], [50])
+    code, out, errors = lictor("bd", anchor, far, point)
+    assert code == 1
+    assert "-21.65" in out
+    assert "refused" in out
+    assert len(errors) == 1
+    assert "outside of anchor's range, 30 to 45" in errors[0]
+    assert errors[0].endswith("(or --force)")
+    code, out, errors = lictor("bd", anchor, far, "--force")
+    assert (code, errors) == (0, [])
+    assert "+15.76" in out
+    for other, reason in ((anchor, "take the curve, anchor, as the anchor"), (far, "4 settings")):
+        code, out, errors = lictor("bd", point, other)
+        assert (code, out, len(errors)) == (1, "", 1)
+        assert reason in errors[0]
 
 
 def test_metric_and_average_are_chosen(lictor):
@@ -238,7 +281,7 @@ def test_a_wrong_option_is_one_line_and_writes_nothing(lictor, wrong):
 
 def test_a_table_of_refusals_only_is_not_written(lictor):
     Path("t.md").write_text("precious")
-    assert lictor("bd", "vtm-9.1", write("one", [0.5], [33.0]), "-o", "t.md")[0] == 1
+    assert lictor("bd", "vtm-9.1", write("one", [0.5], [3.0]), "-o", "t.md")[0] == 1
     assert Path("t.md").read_text() == "precious"
 
 
@@ -285,6 +328,7 @@ def test_no_width_cuts_a_number(lictor, width, monkeypatch):
     for command in (
         ("bd", anchor, test, "vtm-18.0", "--method", "all", "--per-image", "--force"),
         ("bd", "vtm-9.1", "bmshj2018-factorized-ms-ssim-8bit", "jpeg"),
+        ("bd", "vtm-9.1", write("a-point-with-a-long-name", [0.5], [33.0]), "--method", "all"),
         ("anchors",),
         ("anchors", "vtm-18.0"),
     ):

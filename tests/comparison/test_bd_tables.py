@@ -12,10 +12,12 @@ from bd_fixtures import measured, published
 
 from lictor.comparison.bd import Comparison, compare
 from lictor.comparison.findings import Finding
+from lictor.comparison.point import PointComparison, compare_point
 from lictor.comparison.tables import (
     FORMATS,
     bd_table,
     image_table,
+    point_table,
     to_csv,
     to_json,
     to_latex,
@@ -187,6 +189,72 @@ def test_json_is_strict_and_whole(comparisons):
     assert third["refused"] is True
     assert third["findings"][0].keys() == {"level", "code", "reason", "remedy"}
     assert "per_image" not in json.loads(to_json(comparisons))["comparisons"][0]
+
+
+@pytest.fixture
+def points() -> list[PointComparison]:
+    anchor = published("anchor", BPP, PSNR)
+    return [
+        compare_point(anchor, published("fine", [0.5], [34.0])),
+        compare_point(anchor, published("far", [0.5], [50.0])),
+    ]
+
+
+def test_points_have_a_table_of_their_own_which_says_that_it_is_no_bd_rate(points):
+    table = point_table(points)
+    assert table.columns == (
+        "test",
+        "bits at equal PSNR %",
+        "PSNR at equal bits dB",
+        "bpp",
+        "PSNR dB",
+        "notes",
+    )
+    fine, far = table.rows
+    first = points[0]
+    numbers = (f"{first.point_rate:+.2f}", f"{first.point_quality:+.2f}")
+    assert fine == ("fine", *numbers, "0.5000", "34.00", "")
+    assert far == ("far", "refused", "-", "0.5000", "50.00", "1")
+    assert table.notes[0].startswith("refused: far: its psnr of 50 is outside")
+    assert "no BD-rate" in table.title
+    assert "against anchor; average mean-psnr; method pchip" in table.title
+    with pytest.raises(ConfigError, match="comparisons"):
+        point_table([])
+    lpips = compare_point(published("a", BPP, PSNR), published("b", [0.5], [34.0]), metric="lpips")
+    with pytest.raises(ConfigError, match="one metric"):
+        point_table([first, lpips])
+    assert point_table([lpips]).columns[1:3] == ("bits at equal LPIPS %", "LPIPS at equal bits")
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex"])
+def test_pages_have_a_table_for_curves_and_one_for_points(form, comparisons, points):
+    write = FORMATS[form]
+    assert write(comparisons, points) == f"{write(comparisons)}\n{write([], points)}"
+    shown = f"{points[0].point_rate:+.2f}"
+    assert shown in write([], points)
+    assert "BD-PSNR" not in write([], points)
+
+
+def test_csv_has_columns_for_both_and_no_number_in_the_others(comparisons, points):
+    curve, *_, fine, far = csv.DictReader(io.StringIO(to_csv(comparisons, points)))
+    assert curve["point_rate"] == curve["point_quality"] == ""
+    assert float(curve["bd_rate"]) == comparisons[0].bd_rate
+    assert float(fine["point_rate"]) == points[0].point_rate
+    assert float(fine["point_quality"]) == points[0].point_quality
+    assert fine["bd_rate"] == fine["bd_quality"] == far["point_rate"] == ""
+    assert (far["refused"], float(far["quality"])) == ("True", 50)
+    assert next(csv.DictReader(io.StringIO(to_csv(comparisons)))).keys() < curve.keys()
+
+
+def test_json_lists_points_beside_comparisons(comparisons, points):
+    content = json.loads(to_json(comparisons, points), parse_constant=pytest.fail)
+    assert len(content["comparisons"]) == len(comparisons)
+    fine, far = content["points"]
+    assert fine["point_rate"] == points[0].point_rate
+    assert far["point_rate"] is None
+    assert (fine["refused"], far["refused"]) == (False, True)
+    assert far["findings"][0]["code"] == "range"
+    assert json.loads(to_json(comparisons))["points"] == []
 
 
 @pytest.mark.parametrize("name", FORMATS)

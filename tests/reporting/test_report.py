@@ -190,6 +190,17 @@ def test_a_report_of_published_curves_or_one_alone_is_a_page():
         build_report([])
 
 
+def test_a_curve_of_one_point_has_its_two_numbers(tmp_path):
+    anchor = published("paper", [0.1, 0.2, 0.4, 0.8], [30, 35, 40, 45])
+    point, far = published("one rate", [0.18], [36]), published("far", [0.18], [50])
+    page = build_report([Source(curve) for curve in (anchor, point, far)])
+    bodies = re.findall(r'<tbody data-view="psnr\|mean-psnr" data-anchor=.*?</tbody>', page)
+    assert "no BD-rate: −21.7 % bits at equal quality, +1.76 dB at equal bits" in words(bodies[0])
+    assert "outside of paper's range, 30 to 45" in html.unescape(words(bodies[0]))
+    assert "take the curve, paper, as the anchor" in words(bodies[1])
+    assert data_of(page)["bd"]["psnr|mean-psnr"][0][1] == {"rate": None, "per_image": None}
+
+
 # ------------------------------------------------------------------------------------- pictures
 
 

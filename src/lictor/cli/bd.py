@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lictor.comparison.bd import Comparison
     from lictor.comparison.curve import Curve
     from lictor.comparison.findings import Finding
+    from lictor.comparison.point import PointComparison
     from lictor.comparison.tables import Table
 
 Anchor = Annotated[str, arg(metavar="ANCHOR", help_behavior_hint="")]
@@ -53,6 +54,8 @@ def bd(
 ) -> int:
     """Compare curves with an anchor: bits saved at equal quality, quality gained at equal bits.
 
+    A codec of one rate is a point: it has both numbers against the anchor's curve, but no BD-rate.
+
     Each curve is a results file of `lictor evaluate` or of CompressAI, or the name of a published
     one (see `lictor anchors`); a file that exists wins. A comparison that would mislead is refused,
     the others go on, and the exit code is 1.
@@ -72,7 +75,8 @@ def bd(
         out: Write the table to this file.
         force: Compare all the same, where there is still a number, and only warn.
     """
-    from lictor.comparison.bd import Bootstrap
+    from lictor.comparison.bd import Bootstrap, Comparison
+    from lictor.comparison.point import PointComparison
     from lictor.comparison.tables import FORMATS
 
     if not tests:
@@ -88,14 +92,18 @@ def bd(
         "force": force,
     }
     methods = ("pchip", "akima", "cubic") if method == "all" else (method,)
-    comparisons, failed = _compare_all(anchor, tests, how, methods=methods)
-    numbers = [comparison for comparison in comparisons if not comparison.refused]
+    found, failed = _compare_all(anchor, tests, how, methods=methods)
+    numbers = [one for one in found if not one.refused]
+    curves = [one for one in found if isinstance(one, Comparison)]
+    points = [one for one in found if isinstance(one, PointComparison)]
     if numbers and form == "terminal":
-        _show(comparisons, per_image=per_image)
+        _show(curves, points, per_image=per_image)
     elif numbers:
-        text = FORMATS[form](comparisons, per_image=per_image)
-        _deliver(text, out, [finding for c in numbers for finding in c.findings])
-    return 1 if failed or len(numbers) < len(comparisons) else 0
+        text = FORMATS[form](curves, points, per_image=per_image)
+        _deliver(text, out, [finding for one in numbers for finding in one.findings])
+        if points and per_image and form == "csv":
+            _warn("single points have no BD-rates of pictures: they are not in the table")
+    return 1 if failed or len(numbers) < len(found) else 0
 
 
 def _format(wanted: str | None, out: Path | None) -> str:
@@ -136,10 +144,8 @@ def load(name: str) -> "Curve":
 
 def _compare_all(
     anchor_name: str, names: Sequence[str], how: dict[str, Any], *, methods: Sequence[str]
-) -> tuple[list["Comparison"], int]:
+) -> tuple[list["Comparison | PointComparison"], int]:
     """Compare each curve that can be read; return how many cannot. Say why something is refused."""
-    from lictor.comparison.bd import compare
-
     anchor = load(anchor_name)
     tests: list[tuple[str, Curve]] = []
     failed = 0
@@ -150,17 +156,17 @@ def _compare_all(
             failed += 1
             complain(error)
     labels = [curve.name for _, curve in tests]
-    comparisons: list[Comparison] = []
+    comparisons: list[Comparison | PointComparison] = []
     complaints = dict[str, None]()
     for name, curve in tests:
         label = f"{curve.name} ({name})" if labels.count(curve.name) > 1 else curve.name
         test = replace(curve, name=label)
         for method in methods:
-            comparison = compare(anchor, test, method=method, **how)
+            comparison = _compare(anchor, test, how, method=method)
             comparisons.append(comparison)
             hint = ""
             if comparison.refused and not how["force"]:
-                forced = compare(anchor, test, method=method, **{**how, "force": True})
+                forced = _compare(anchor, test, {**how, "force": True}, method=method)
                 hint = "" if forced.refused else " (or --force)"
             for finding in comparison.findings:
                 if finding.level == "error":
@@ -168,6 +174,19 @@ def _compare_all(
     for complaint in complaints:
         complain(complaint)
     return comparisons, failed
+
+
+def _compare(
+    anchor: "Curve", test: "Curve", how: dict[str, Any], *, method: str
+) -> "Comparison | PointComparison":
+    """Compare two curves, or the one point of a curve with the other."""
+    from lictor.comparison.bd import compare
+    from lictor.comparison.point import compare_point, is_point
+
+    if not is_point(anchor) and not is_point(test):
+        return compare(anchor, test, method=method, **how)
+    of_point = {key: how[key] for key in ("metric", "aggregation", "force")}
+    return compare_point(anchor, test, method=method, **of_point)
 
 
 def _one_line(text: str) -> str:
@@ -185,7 +204,11 @@ def _deliver(text: str, out: Path | None, findings: Sequence["Finding"]) -> None
     write_file(out, text.encode())
     print(f"table in {out}", file=sys.stderr, flush=True)
     for finding in dict.fromkeys(findings):
-        print(f"lictor: warning: {_one_line(str(finding))}", file=sys.stderr, flush=True)
+        _warn(str(finding))
+
+
+def _warn(text: str) -> None:
+    print(f"lictor: warning: {_one_line(text)}", file=sys.stderr, flush=True)
 
 
 def _console() -> "Console":
@@ -194,13 +217,17 @@ def _console() -> "Console":
     return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
 
 
-def _show(comparisons: Sequence["Comparison"], *, per_image: bool) -> None:
-    from lictor.comparison.tables import bd_table, image_table
+def _show(
+    comparisons: Sequence["Comparison"], points: Sequence["PointComparison"], *, per_image: bool
+) -> None:
+    from lictor.comparison.tables import bd_table, image_table, point_columns, point_table
 
     console = _console()
-    table = bd_table(comparisons)
-    spare = [name for name in reversed(table.columns[1:-1]) if name != "BD-rate %"]
-    _print(console, table, text=("anchor", "aggregation", "method"), spare=spare)
+    tables = [(bd_table(comparisons), ("BD-rate %",))] if comparisons else []
+    tables += [(point_table(points), point_columns(points[0].metric))] if points else []
+    for table, kept in tables:
+        spare = [name for name in reversed(table.columns[1:-1]) if name not in kept]
+        _print(console, table, text=("anchor", "aggregation", "method"), spare=spare)
     if per_image:
         images = image_table(comparisons)
         if images.rows:

@@ -18,12 +18,13 @@ from lictor.comparison.findings import (
     MEAN_MS_SSIM,
     Finding,
     Points,
+    as_warning,
     check_about,
     check_overlap,
-    check_rows,
-    choose_aggregations,
+    choose_basis,
     overlap,
     picture_rows,
+    unique,
     usable_points,
 )
 from lictor.comparison.interpolation import METHODS, mean_value
@@ -55,8 +56,8 @@ def bd_rate(
     of quality more is better (negate a distance). `method` is a key of `METHODS`. Raises
     `DataError` when the points do not make rising curves that share a range of quality.
     """
-    anchor = _checked("anchor", anchor_bpp, anchor_quality, method)
-    test = _checked("test", test_bpp, test_quality, method)
+    anchor = checked_curve("anchor", anchor_bpp, anchor_quality, method)
+    test = checked_curve("test", test_bpp, test_quality, method)
     return _existing(_rate_deltas(anchor, test, method), "quality")
 
 
@@ -72,8 +73,8 @@ def bd_quality(
     Arguments are those of `bd_rate`. Raises `DataError` when the points do not make rising curves
     that share a range of rates.
     """
-    anchor = _checked("anchor", anchor_bpp, anchor_quality, method)
-    test = _checked("test", test_bpp, test_quality, method)
+    anchor = checked_curve("anchor", anchor_bpp, anchor_quality, method)
+    test = checked_curve("test", test_bpp, test_quality, method)
     return _existing(_quality_deltas(anchor, test, method), "rates")
 
 
@@ -83,7 +84,11 @@ def _existing(delta: Each, shared: str) -> float:
     return float(delta[0])
 
 
-def _checked(name: str, bpp: Numbers, quality: Numbers, method: str) -> Pair:
+def checked_curve(name: str, bpp: Numbers, quality: Numbers, method: str) -> Pair:
+    """Return rates and qualities as a batch of one curve.
+
+    Raises `DataError`, with the name, when they do not make a rising curve.
+    """
     if method not in METHODS:
         raise ConfigError(f"method is {method!r}, not one of {', '.join(METHODS)}")
     x, y = np.asarray(bpp, np.float64), np.asarray(quality, np.float64)
@@ -220,17 +225,11 @@ def compare(
     `force`, errors become warnings, and points at fault are left out, where that gives a number.
     Raises `ConfigError` for a metric, average or method that does not exist.
     """
-    for value, known in ((metric, METRICS), (method, METHODS), (aggregation, AGGREGATIONS)):
-        if value is not None and value not in known:
-            raise ConfigError(f"{value!r} is not one of {', '.join(known)}")
-    findings = [*check_rows(anchor, metric), *check_rows(test, metric)]
-    if findings:  # rows that cannot be trusted: the points are all there is
-        anchor, test = replace(anchor, rows=()), replace(test, rows=())
-    ways, found = choose_aggregations(anchor, test, metric, aggregation)
-    findings += found
+    check_names(metric, aggregation, method)
+    anchor, test, ways, findings = choose_basis(anchor, test, metric, aggregation)
     result = Comparison(anchor.name, test.name, metric, aggregation or "", method)
     if ways is None:
-        return replace(result, findings=_unique(findings))
+        return replace(result, findings=unique(findings))
     ours, found_ours = usable_points(anchor, metric, ways[0])
     theirs, found_theirs = usable_points(test, metric, ways[1])
     findings += [*found_ours, *found_theirs, *check_overlap(ours, theirs, anchor.name, test.name)]
@@ -239,28 +238,25 @@ def compare(
         result,
         aggregation=" and ".join(dict.fromkeys(ways)),
         num_points=(len(ours), len(theirs)),
-        findings=_unique(findings),
+        findings=unique(findings),
     )
     if (result.refused and not force) or min(result.num_points) < METHODS[method]:
         return result
     result = _with_numbers(result, ours, theirs)
     if math.isnan(result.bd_rate):
         return result
-    result = replace(result, findings=tuple(map(_as_warning, result.findings)))
+    result = replace(result, findings=tuple(map(as_warning, result.findings)))
     pictures = picture_rows(anchor), picture_rows(test)
     if not pictures[0] or pictures[0].keys() != pictures[1].keys() or ways[0] != ways[1]:
         return result
     return _with_images(result, (ours, theirs), pictures, bootstrap)
 
 
-def _as_warning(finding: Finding) -> Finding:
-    if finding.level == "warning":
-        return finding
-    return replace(finding, level="warning", remedy="compared all the same")
-
-
-def _unique(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    return tuple(dict.fromkeys(findings))
+def check_names(metric: str, aggregation: str | None, method: str) -> None:
+    """Raise `ConfigError` for a metric, average or method that does not exist."""
+    for value, known in ((metric, METRICS), (method, METHODS), (aggregation, AGGREGATIONS)):
+        if value is not None and value not in known:
+            raise ConfigError(f"{value!r} is not one of {', '.join(known)}")
 
 
 def _with_numbers(result: Comparison, anchor: Points, test: Points) -> Comparison:

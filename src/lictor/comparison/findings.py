@@ -8,7 +8,7 @@ are at fault, `usable_points` has the others, for a caller who insists.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -284,6 +284,32 @@ def picture_rows(curve: Curve) -> dict[str, tuple[ImageResult, ...]]:
         sha if unique else f"{sha} {image}": tuple(grid[image, s] for s in curve.settings)
         for image, sha in sorted(images.items())
     }
+
+
+def choose_basis(
+    anchor: Curve, test: Curve, metric: str, aggregation: str | None
+) -> tuple[Curve, Curve, tuple[str, str] | None, list[Finding]]:
+    """Return what to compare, as far as it can be trusted, and how to average each curve.
+
+    Rows that are not what their curve's points are the means of are left out of both.
+    """
+    findings = [*check_rows(anchor, metric), *check_rows(test, metric)]
+    if findings:  # the points are all there is
+        anchor, test = replace(anchor, rows=()), replace(test, rows=())
+    ways, found = choose_aggregations(anchor, test, metric, aggregation)
+    return anchor, test, ways, [*findings, *found]
+
+
+def as_warning(finding: Finding) -> Finding:
+    """Return what an error is to someone who insists on a number."""
+    if finding.level == "warning":
+        return finding
+    return replace(finding, level="warning", remedy="compared all the same")
+
+
+def unique(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return findings in their order, each once."""
+    return tuple(dict.fromkeys(findings))
 
 
 def check_rows(curve: Curve, metric: str) -> list[Finding]:

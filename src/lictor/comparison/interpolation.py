@@ -1,8 +1,10 @@
-"""Areas under curves through few points, for many curves at once.
+"""Curves through few points: their means and their values, for many curves at once.
 
 Each row of an array is one curve of its own; the bootstrap has a thousand of them. Where SciPy has
 the same interpolation, the results are its own to rounding: the tests hold them together.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
@@ -11,6 +13,7 @@ from lictor.errors import ConfigError
 
 # What a method needs of points, all at different `x`.
 METHODS = {"pchip": 2, "akima": 2, "cubic": 4}
+_POWERS = np.arange(4)
 
 Rows = Float[np.ndarray, "curves points"]
 Each = Float[np.ndarray, " curves"]
@@ -23,14 +26,37 @@ def mean_value(x: Rows, y: Rows, low: Each, high: Each, method: str = "pchip") -
     `akima` (Akima 1970) go through the points; `cubic` is one polynomial of degree three, of least
     squares, for all of them. Raises `ConfigError` for another method.
     """
-    if method not in METHODS:
-        raise ConfigError(f"method is {method!r}, not one of {', '.join(METHODS)}")
     if method == "cubic":
         return _cubic_mean(x, y, low, high)
+    return _hermite_integral(x, y, _slopes(x, y, method), low, high) / (high - low)
+
+
+def value_at(x: Rows, y: Rows, at: Each, method: str = "pchip") -> Each:
+    """Return each curve `y(x)` at one place, from its first `x` to its last.
+
+    Arguments are those of `mean_value`. At a point, `pchip` and `akima` are exactly its `y`.
+    """
+    if method == "cubic":
+        coefficients, scaled = _cubic(x, y)
+        return (coefficients * scaled(at) ** _POWERS).sum(1)
+    slope = _slopes(x, y, method)
+    piece = np.clip((x <= at[:, None]).sum(1) - 1, 0, x.shape[1] - 2)
+    curve = np.arange(len(x))
+    step = x[curve, piece + 1] - x[curve, piece]
+    t = (at - x[curve, piece]) / step
+    end = t * t * (3 - 2 * t)
+    value = y[curve, piece] * (1 - end) + y[curve, piece + 1] * end
+    tilt = slope[curve, piece] * t * (1 - t) ** 2 - slope[curve, piece + 1] * t * t * (1 - t)
+    return value + step * tilt
+
+
+def _slopes(x: Rows, y: Rows, method: str) -> Rows:
+    """Return the slope of a piecewise method at each point."""
+    if method not in METHODS:
+        raise ConfigError(f"method is {method!r}, not one of {', '.join(METHODS)}")
     step = np.diff(x)
     chord = np.diff(y) / step
-    slope = _pchip_slopes(step, chord) if method == "pchip" else _akima_slopes(chord)
-    return _hermite_integral(x, y, slope, low, high) / (high - low)
+    return _pchip_slopes(step, chord) if method == "pchip" else _akima_slopes(chord)
 
 
 def _hermite_integral(x: Rows, y: Rows, slope: Rows, low: Each, high: Each) -> Each:
@@ -89,12 +115,18 @@ def _akima_slopes(chord: Float[np.ndarray, "curves pieces"]) -> Rows:
     return np.where(bent, inner, (m[:, 3:] + m[:, :-3]) / 2)
 
 
-def _cubic_mean(x: Rows, y: Rows, low: Each, high: Each) -> Each:
-    """Fit in a coordinate from -1 to 1, where the powers stay well apart."""
+def _cubic(
+    x: Rows, y: Rows
+) -> tuple[Float[np.ndarray, "curves 4"], Callable[[Each], Float[np.ndarray, "curves 1"]]]:
+    """Fit in a coordinate from -1 to 1, where the powers stay well apart; return it too."""
     middle, half = (x[:, -1] + x[:, 0]) / 2, (x[:, -1] - x[:, 0]) / 2
-    powers = np.arange(4)
-    scaled = ((x - middle[:, None]) / half[:, None])[:, :, None] ** powers
+    scaled = ((x - middle[:, None]) / half[:, None])[:, :, None] ** _POWERS
     coefficients = (np.linalg.pinv(scaled) @ y[:, :, None])[:, :, 0]
-    a, b = ((bound - middle)[:, None] / half[:, None] for bound in (low, high))
-    integrals = (b ** (powers + 1) - a ** (powers + 1)) / (powers + 1)
+    return coefficients, lambda at: (at - middle)[:, None] / half[:, None]
+
+
+def _cubic_mean(x: Rows, y: Rows, low: Each, high: Each) -> Each:
+    coefficients, scaled = _cubic(x, y)
+    a, b = scaled(low), scaled(high)
+    integrals = (b ** (_POWERS + 1) - a ** (_POWERS + 1)) / (_POWERS + 1)
     return (coefficients * integrals).sum(1) / (b - a)[:, 0]

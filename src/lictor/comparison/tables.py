@@ -13,6 +13,7 @@ import numpy as np
 
 from lictor.comparison.bd import Comparison, Range
 from lictor.comparison.curve import METRICS
+from lictor.comparison.point import PointComparison
 from lictor.errors import ConfigError
 from lictor.files import json_ready
 
@@ -45,13 +46,9 @@ def bd_table(comparisons: Sequence[Comparison]) -> Table:
     metric = METRICS[comparisons[0].metric]
     notes = tuple(dict.fromkeys(note for c in comparisons for note in _notes(c)))
     columns: dict[str, Callable[[Comparison], str]] = {"test": lambda c: c.test}
-    shared = []
-    for name, label in _SHARED.items():
-        values = dict.fromkeys(getattr(c, name) for c in comparisons if not c.refused)
-        if len(values) > 1:
-            columns[name] = lambda c, name=name: getattr(c, name)
-        else:
-            shared += [f"{label} {value}" for value in values]
+    shared, different = _shared(comparisons)
+    for name in different:
+        columns[name] = lambda c, name=name: getattr(c, name)
     columns["BD-rate %"] = lambda c: "refused" if c.refused else _signed(c.bd_rate, 2)
     intervals = [c.interval for c in comparisons if c.interval is not None]
     if intervals:
@@ -67,6 +64,51 @@ def bd_table(comparisons: Sequence[Comparison]) -> Table:
     rows = tuple(tuple(cell(c) for cell in columns.values()) for c in comparisons)
     title = "; ".join([*shared, "overlap and points: anchor/test"])
     return Table(title, tuple(columns), rows, notes)
+
+
+def point_table(points: Sequence[PointComparison]) -> Table:
+    """Return one row a comparison of a single point; what all of them share is in the title.
+
+    Raises `ConfigError` as `bd_table` does.
+    """
+    if not points or len({c.metric for c in points}) > 1:
+        raise ConfigError("a table needs comparisons, all in one metric")
+    metric = METRICS[points[0].metric]
+    rates, qualities = point_columns(points[0].metric)
+    notes = tuple(dict.fromkeys(note for c in points for note in _notes(c)))
+    shared, different = _shared(points)
+    columns: dict[str, Callable[[PointComparison], str]] = {"test": lambda c: c.test}
+    for name in different:
+        columns[name] = lambda c, name=name: getattr(c, name)
+    columns |= {
+        rates: lambda c: "refused" if c.refused else _signed(c.point_rate, 2),
+        qualities: lambda c: _signed(c.point_quality, metric.digits),
+        "bpp": lambda c: _number(c.bpp, 4),
+        metric.label: lambda c: _number(c.quality, metric.digits),
+        "notes": lambda c: " ".join(str(notes.index(note) + 1) for note in _notes(c)),
+    }
+    rows = tuple(tuple(cell(c) for cell in columns.values()) for c in points)
+    title = "; ".join(["single points, which have no BD-rate", *shared])
+    return Table(title, tuple(columns), rows, notes)
+
+
+def point_columns(metric: str) -> tuple[str, str]:
+    """Return how `point_table` heads its two numbers in a metric of `METRICS`."""
+    label = METRICS[metric].label
+    quality = label.removesuffix(" dB")
+    return f"bits at equal {quality} %", f"{quality} at equal bits{label.removeprefix(quality)}"
+
+
+def _shared(comparisons: Sequence[Comparison | PointComparison]) -> tuple[list[str], list[str]]:
+    """Return what all have in common, for a title, and the names of what needs a column."""
+    shared, different = list[str](), list[str]()
+    for name, label in _SHARED.items():
+        values = dict.fromkeys(getattr(c, name) for c in comparisons if not c.refused)
+        if len(values) > 1:
+            different.append(name)
+        else:
+            shared += [f"{label} {value}" for value in values]
+    return shared, different
 
 
 def image_table(comparisons: Sequence[Comparison]) -> Table:
@@ -92,7 +134,7 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(finite)) if finite else math.nan
 
 
-def _notes(comparison: Comparison) -> list[str]:
+def _notes(comparison: Comparison | PointComparison) -> list[str]:
     return [
         f"refused: {finding}" if finding.level == "error" else str(finding)
         for finding in comparison.findings
@@ -101,6 +143,10 @@ def _notes(comparison: Comparison) -> list[str]:
 
 def _signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}" if math.isfinite(value) else _NOTHING
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else _NOTHING
 
 
 def _range(bounds: Range, digits: int) -> str:
@@ -122,12 +168,23 @@ def _interval(comparison: Comparison) -> str:
     return f"[{_signed(low, 2)}, {_signed(high, 2)}]"
 
 
-def to_markdown(comparisons: Sequence[Comparison], *, per_image: bool = False) -> str:
-    """Return the table, and with `per_image` that of the pictures, for a page of Markdown."""
-    tables = [bd_table(comparisons)]
-    if per_image:
-        tables.append(image_table(comparisons))
-    return "\n".join(_markdown(table) for table in tables if table.rows)
+def _tables(
+    comparisons: Sequence[Comparison], points: Sequence[PointComparison], *, per_image: bool
+) -> list[Table]:
+    tables = [bd_table(comparisons)] if comparisons or not points else []
+    tables += [point_table(points)] if points else []
+    tables += [image_table(comparisons)] if per_image else []
+    return [table for table in tables if table.rows]
+
+
+def to_markdown(
+    comparisons: Sequence[Comparison],
+    points: Sequence[PointComparison] = (),
+    *,
+    per_image: bool = False,
+) -> str:
+    """Return the tables for a page of Markdown: curves, points, with `per_image` the pictures."""
+    return "\n".join(map(_markdown, _tables(comparisons, points, per_image=per_image)))
 
 
 def _markdown(table: Table) -> str:
@@ -146,12 +203,14 @@ def _markdown_text(text: str) -> str:
     return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", " ".join(text.split()))
 
 
-def to_latex(comparisons: Sequence[Comparison], *, per_image: bool = False) -> str:
-    r"""Return the table as a `tabular` with the rules of `\usepackage{booktabs}`, notes below."""
-    tables = [bd_table(comparisons)]
-    if per_image:
-        tables.append(image_table(comparisons))
-    return "\n".join(_latex(table) for table in tables if table.rows)
+def to_latex(
+    comparisons: Sequence[Comparison],
+    points: Sequence[PointComparison] = (),
+    *,
+    per_image: bool = False,
+) -> str:
+    r"""Return each table as a `tabular` with the rules of `\usepackage{booktabs}`, notes below."""
+    return "\n".join(map(_latex, _tables(comparisons, points, per_image=per_image)))
 
 
 def _latex(table: Table) -> str:
@@ -199,12 +258,18 @@ def _latex_cell(text: str) -> str:
     return "--" if text == _NOTHING else _latex_text(text)
 
 
-def to_csv(comparisons: Sequence[Comparison], *, per_image: bool = False) -> str:
+def to_csv(
+    comparisons: Sequence[Comparison],
+    points: Sequence[PointComparison] = (),
+    *,
+    per_image: bool = False,
+) -> str:
     """Return one line a comparison, or with `per_image` one a picture; unrounded, nothing for NaN.
 
-    Rates of BD are in percent, overlaps are shares of 1.
+    Differences of rates are in percent, overlaps are shares of 1. A point has columns of its own,
+    none of them BD, and no pictures.
     """
-    records = [_record(c) for c in comparisons]
+    records = [*map(_record, comparisons), *map(_point_record, points)]
     if per_image:
         about = [
             (c, {key: getattr(c, key) for key in ("anchor", "test", "metric", "method")})
@@ -214,7 +279,8 @@ def to_csv(comparisons: Sequence[Comparison], *, per_image: bool = False) -> str
     if not records:
         return ""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    columns = dict.fromkeys(name for record in records for name in record)
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue()
@@ -253,7 +319,31 @@ def _record(comparison: Comparison) -> dict[str, Any]:
     return json_ready(record)
 
 
-def to_json(comparisons: Sequence[Comparison], *, per_image: bool = False) -> str:
+def _point_record(point: PointComparison) -> dict[str, Any]:
+    record = {
+        "anchor": point.anchor,
+        "test": point.test,
+        "metric": point.metric,
+        "aggregation": point.aggregation,
+        "method": point.method,
+        "point_rate": point.point_rate,
+        "point_quality": point.point_quality,
+        "bpp": point.bpp,
+        "quality": point.quality,
+        "points_anchor": point.num_points,
+        "points_test": 1,
+        "refused": point.refused,
+        "findings": " | ".join(_notes(point)),
+    }
+    return json_ready(record)
+
+
+def to_json(
+    comparisons: Sequence[Comparison],
+    points: Sequence[PointComparison] = (),
+    *,
+    per_image: bool = False,
+) -> str:
     """Return all that is known of the comparisons; pictures only with `per_image`. NaN is null."""
     content = []
     for comparison in comparisons:
@@ -261,9 +351,9 @@ def to_json(comparisons: Sequence[Comparison], *, per_image: bool = False) -> st
         if not per_image:
             del values["per_image"]
         content.append(json_ready(values))
-    return (
-        json.dumps({"format": BD_FORMAT, "comparisons": content}, indent=2, allow_nan=False) + "\n"
-    )
+    of_points = [json_ready({**asdict(point), "refused": point.refused}) for point in points]
+    tree = {"format": BD_FORMAT, "comparisons": content, "points": of_points}
+    return json.dumps(tree, indent=2, allow_nan=False) + "\n"
 
 
 # How a table is written, by the name of the format, and the suffix that files of it have.

@@ -17,6 +17,7 @@ from typing import Any
 from lictor.comparison.bd import Comparison, compare
 from lictor.comparison.curve import AGGREGATIONS, MEAN_MSE, MEAN_PSNR, METRICS, Curve, ImageResult
 from lictor.comparison.findings import MEAN_MS_SSIM
+from lictor.comparison.point import PointComparison, compare_point, is_point
 from lictor.errors import DataError
 from lictor.reporting.charts import (
     View,
@@ -81,7 +82,9 @@ def build_report(
         anchors=_options(((i, c.name) for i, c in enumerate(curves)), anchor),
         warnings=warnings(curves, [*notes, *_incomplete(curves, found)]),
         legend=legend(curves),
-        bd=bd_section(curves, found, comparisons, (found[0], anchor)),
+        bd=bd_section(
+            curves, found, comparisons, compare_points(curves, found), (found[0], anchor)
+        ),
         viewer=_viewer(pictures, options.pictures),
         time=time_section(curves),
         rows=rows_section(curves),
@@ -106,6 +109,24 @@ def compare_all(curves: Sequence[Curve], found: Sequence[View]) -> Comparisons:
                         one, other, metric=view.metric, aggregation=aggregation
                     )
     return comparisons
+
+
+def compare_points(
+    curves: Sequence[Curve], found: Sequence[View]
+) -> dict[tuple[View, int, int], PointComparison]:
+    """Compare every curve of one point, and what has such a curve as its anchor, in every view."""
+    return {
+        (view, anchor, test): compare_point(
+            _only(one, view),
+            _only(other, view),
+            metric=view.metric,
+            aggregation=view.aggregation if view.aggregation in AGGREGATIONS else None,
+        )
+        for view in found
+        for anchor, one in enumerate(curves)
+        for test, other in enumerate(curves)
+        if test != anchor and (is_point(one) or is_point(other))
+    }
 
 
 def _only(curve: Curve, view: View) -> Curve:

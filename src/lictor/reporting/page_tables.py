@@ -6,11 +6,14 @@ from typing import Any
 
 from lictor.comparison.bd import Comparison
 from lictor.comparison.curve import METRICS, Curve
+from lictor.comparison.point import PointComparison
 from lictor.reporting.charts import View, is_published, speed_of, styles, times_of
 from lictor.reporting.markup import Html, join, named, tag
 
-# Every comparison that the page can show, by view and the numbers of anchor and test.
+# Every comparison that the page can show, by view and the numbers of anchor and test; besides, the
+# comparisons of which one side is a single point.
 Comparisons = Mapping[tuple[View, int, int], Comparison]
+PointComparisons = Mapping[tuple[View, int, int], PointComparison]
 
 MINUS, DASH, NONE = "−", "–", "–"
 _PLOT_WIDTH, _PLOT_HEIGHT = 168, 20
@@ -38,6 +41,7 @@ def bd_section(
     curves: Sequence[Curve],
     views: Sequence[View],
     comparisons: Comparisons,
+    points: PointComparisons,
     shown: tuple[View, int],
 ) -> Html:
     """Return a table with one body for each view and anchor, of which `shown` can be seen."""
@@ -48,7 +52,7 @@ def bd_section(
     for view in views:
         for anchor in range(len(curves)):
             body, its_remarks = _bd_body(
-                curves, view, anchor, comparisons, hidden=(view, anchor) != shown
+                curves, view, anchor, comparisons, points, hidden=(view, anchor) != shown
             )
             bodies.append(body)
             remarks.append(its_remarks)
@@ -91,7 +95,13 @@ def _bd_head(title: str, kind: str) -> Html:
 
 
 def _bd_body(
-    curves: Sequence[Curve], view: View, anchor: int, comparisons: Comparisons, *, hidden: bool
+    curves: Sequence[Curve],
+    view: View,
+    anchor: int,
+    comparisons: Comparisons,
+    points: PointComparisons,
+    *,
+    hidden: bool,
 ) -> tuple[Html, Html]:
     """Return the rows of one view and anchor, and the numbered remarks that belong to them."""
     looks = styles(curves)
@@ -103,7 +113,13 @@ def _bd_body(
         if not math.isnan(own[i].bd_rate):
             for finding in own[i].findings:
                 remarks.setdefault(str(finding), len(remarks) + 1)
-    rows = [_bd_row(i, named(i, curves[i], looks[i]), own[i], view, scale, remarks) for i in order]
+    rows = []
+    for i in order:
+        name, point = named(i, curves[i], looks[i]), points.get((view, anchor, i))
+        if point is None:
+            rows.append(_bd_row(i, name, own[i], view, scale, remarks))
+        else:
+            rows.append(_point_row(name, point))
     anchor_row = tag(
         "tr",
         tag("th", named(anchor, curves[anchor], looks[anchor]), scope="row"),
@@ -178,6 +194,32 @@ def _bd_row(
         ),
         tag("td", f"{ends[0]} to {ends[1]}{unit}", marks, class_="text nowrap"),
     )
+
+
+def _point_row(name: Html, point: PointComparison) -> Html:
+    """Return the row of a comparison that has no BD-rate, as one side of it is a single point."""
+    head = tag("th", name, scope="row", class_="text", data_value=point.test)
+    if point.refused:
+        said, texts = "No number: ", [str(f) for f in point.findings if f.level == "error"]
+    else:
+        metric = METRICS[point.metric]
+        unit = " dB" if metric.label.endswith("dB") else ""
+        bits, quality = NONE, NONE
+        if not math.isnan(point.point_rate):
+            bits = f"{signed(point.point_rate)} %"
+        if not math.isnan(point.point_quality):
+            quality = f"{signed(point.point_quality, metric.digits)}{unit}"
+        said = f"One point, no BD-rate: {bits} bits at equal quality, {quality} at equal bits. "
+        texts = [str(f) for f in point.findings]
+    reason = tag(
+        "td",
+        tag("strong", said),
+        *(tag("span", text, class_="remark") for text in texts),
+        colspan=len(_BD_COLUMNS) - 1,
+        class_="refused" if point.refused else "text",
+        data_value="",
+    )
+    return tag("tr", head, reason)
 
 
 def _interval_plot(comparison: Comparison, index: int, low: float, high: float) -> Html:
