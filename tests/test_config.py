@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from lictor.config import Choice, at_least, chosen, nearest, one_of, option, read, settle, write
+from lictor.config import Choice, Settings, at_least, chosen, nearest, one_of, option, read, write
 from lictor.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Groups:
+class Groups(Settings):
     widths: tuple[int, ...] = option((1, 2))
     gain: float | None = option(None, at_least(0))
 
@@ -20,15 +20,12 @@ TABLE = {"plain": Choice(lambda: "plain"), "groups": Choice(lambda **kw: kw, Gro
 
 
 @dataclass(frozen=True)
-class Section:
+class Section(Settings):
     name: str = "plain"
     size: int = option(3, at_least(1))
     flag: bool = option(False)
     word: str = option("a", one_of("a", "b"), may_change=True)
     settings: object = chosen(TABLE, "thing")
-
-    def __post_init__(self) -> None:
-        settle(self)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +76,18 @@ def test_a_line_of_a_table_builds_from_keywords_after_what_it_is_given():
         TABLE["groups"](wdths=[5])
     line = Choice(lambda first, widths, gain: (first, widths, gain), Groups)
     assert line("x", gain=1) == ("x", (1, 2), 1.0)
+
+
+def test_rules_hold_for_what_is_made_in_python_too():
+    for wrong, message in (
+        (lambda: Section(size=0), "size = 0 must be at least 1"),
+        (lambda: Section(word="z"), "word = 'z' must be a or b"),
+        (lambda: Section("grups"), "unknown thing 'grups'"),
+        (lambda: Section(settings=Groups()), "not settings of 'plain': give settings=None"),
+        (lambda: Groups(gain=-2.0), r"gain = -2\.0 must be at least 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            wrong()
 
 
 def test_nearest_names_one_close_word_or_all_words():

@@ -60,8 +60,18 @@ def option(
     return field(default=default, metadata={"rule": rule, "may_change": may_change})
 
 
+class Settings:
+    """Base of the dataclasses that hold settings: whatever makes one, its rules hold.
+
+    Choices may be given as a mapping, or not at all; lists become tuples. Raises `ConfigError`.
+    """
+
+    def __post_init__(self) -> None:
+        _settle(self)
+
+
 @dataclass(frozen=True)
-class NoSettings:
+class NoSettings(Settings):
     """The settings of a choice that has none."""
 
 
@@ -93,7 +103,7 @@ class Choice(Generic[T]):
 def chosen(table: Mapping[str, Choice[Any]], kind: str, by: str = "name") -> Any:
     """Declare the settings of what another field, `by`, names; `kind` is what people call it.
 
-    They may be given as a mapping, or not at all; the class must call `settle` when it is made.
+    They may be given as a mapping, or not at all.
     """
     return field(default=None, metadata={"table": table, "kind": kind, "by": by})
 
@@ -112,11 +122,12 @@ def pick(table: Mapping[str, Choice[Any]], name: str, kind: str) -> Choice[Any]:
     return table[name]
 
 
-def settle(section: Any) -> None:
-    """Fill in the settings of a section's choices; call it in `__post_init__`.
-
-    Raises `ConfigError` on an unknown name, a wrong setting, and settings of another choice.
-    """
+def _settle(section: Any) -> None:
+    """Check a section's own fields and fill in the settings of its choices."""
+    for f in dataclasses.fields(section):
+        if "table" not in f.metadata:
+            value = _checked(getattr(section, f.name), f, f.name)
+            object.__setattr__(section, f.name, value)
     for place, table, by, kind in _choices(type(section)):
         name, given = getattr(section, by), getattr(section, place)
         wanted = pick(table, name, kind).settings
@@ -124,7 +135,9 @@ def settle(section: Any) -> None:
             _refuse_foreign(given or {}, wanted, table, name, kind)
             given = read(wanted, dict(given or {}), "", kind)
         if type(given) is not wanted:
-            raise ConfigError(f"{type(given).__name__} are not settings of {name!r}")
+            raise ConfigError(
+                f"{type(given).__name__} are not settings of {name!r}: give {place}=None as well"
+            )
         object.__setattr__(section, place, given)
 
 
@@ -204,7 +217,8 @@ def read(cls: type[T], entries: Any, source: str, name: str) -> T:
     if rest:
         key = next(iter(rest))
         known = [*plain, *(k for p, *_ in _choices(cls) for k in _names(type(values[p])))]
-        raise ConfigError(f"{prefix}unknown key {key!r} in [{name}]; {nearest(key, known)}")
+        place = f" in [{name}]" if name else ""
+        raise ConfigError(f"{prefix}unknown key {key!r}{place}; {nearest(key, known)}")
     missing = [k for k, f in plain.items() if k not in values and _is_required(f)]
     if missing:
         raise ConfigError(f"{prefix}{name}.{missing[0]} is missing")

@@ -94,7 +94,7 @@ def test_missing_empty_foreign_and_truncated_files_are_checkpoint_errors(saved, 
         with pytest.raises(CheckpointError, match="damaged checkpoint"):
             read_checkpoint(bad)
     torch.save({"format": 3}, bad)
-    with pytest.raises(CheckpointError, match="checkpoint format 3, this release reads 2"):
+    with pytest.raises(CheckpointError, match="checkpoint format 3, this release reads 1 and 2"):
         read_checkpoint(bad)
 
 

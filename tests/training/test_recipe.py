@@ -203,11 +203,13 @@ def test_a_switch_of_the_model_takes_the_defaults_of_the_other_one(tmp_path, ord
     assert same.model == ModelConfig("checkerboard", {"n": 8, "m": 8, "depth": 1})
 
 
-def test_a_switch_of_the_optimizer_or_schedule_takes_its_defaults(tmp_path):
+def test_a_switch_of_the_optimizer_or_schedule_drops_what_the_new_one_lacks(tmp_path):
     text = "[optim]\nname = 'soap'\nlr = 3e-3\nbeta2 = 0.5\nshapes = 'matrix'\nflat = 0.3"
     path = write_toml(tmp_path, text)
     config = load_recipe(path, ("optim.beta1=0.8", "optim.name=adam", "optim.schedule=cosine"))
-    expected = OptimConfig("adam", lr=3e-3, schedule="cosine", settings={"beta1": 0.8})
+    # beta2 is a setting of both; shapes and flat are not.
+    settings = {"beta1": 0.8, "beta2": 0.5}
+    expected = OptimConfig("adam", lr=3e-3, schedule="cosine", settings=settings)
     assert config.optim == expected
     assert load_recipe(path, ("optim.name=soap",)) == load_recipe(path)
     with pytest.raises(ConfigError, match="phases are changed in the recipe itself"):

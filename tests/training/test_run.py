@@ -21,6 +21,8 @@ from lictor.training.recipe import (
     ModelConfig,
     OptimConfig,
     RunConfig,
+    SmaConfig,
+    StdetConfig,
     SurrogateConfig,
     TrainConfig,
 )
@@ -278,8 +280,12 @@ def test_a_run_with_phases_resumes_bitwise(tmp_path, picture_folder, stopped):
 def test_a_phase_that_freezes_what_is_not_there_is_refused_with_the_nearest(
     tmp_path, picture_folder
 ):
+    for part in ("", "prior_y", "g_a.1.2"):  # nothing, something without weights, nothing
+        config = dataclasses.replace(PHASED, phases=(Phase(share=1.0, freeze=(part,)),))
+        with pytest.raises(ConfigError, match="has no part"):
+            finish(config, picture_folder, tmp_path / "run")
     config = dataclasses.replace(PHASED, phases=(Phase(share=1.0, freeze=("g_aa",)),))
-    with pytest.raises(ConfigError, match=r"mbt2018-mean has no part 'g_aa'; did you mean 'g_a'"):
+    with pytest.raises(ConfigError, match=r"no part 'g_aa' with weights; did you mean 'g_a'"):
         finish(config, picture_folder, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -300,3 +306,52 @@ def test_the_evaluation_can_be_on_crops(tmp_path, picture_folder):
             losses.append(float(rate_distortion(x, model(x), small.loss.lmbda).total))
     told = [row for row in metrics(tmp_path / "small") if row["kind"] == "evaluation"][-1]
     assert told["loss"] == pytest.approx(sum(losses) / len(losses))
+
+
+def test_the_rate_of_a_phase_may_change_when_a_run_is_resumed(tmp_path, picture_folder):
+    calls = itertools.count(1)
+    finish(PHASED, picture_folder, tmp_path / "run", should_stop=lambda: next(calls) == 7)
+    calmer = dataclasses.replace(
+        PHASED, phases=(PHASED.phases[0], dataclasses.replace(PHASED.phases[1], lr=1e-5))
+    )
+    reports = run(calmer, picture_folder, tmp_path / "run", resume=True)
+    rates = [r.lr for r in reports if isinstance(r, StepReport)]
+    assert len(rates) == 3
+    assert max(rates) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stdet": StdetConfig(snapshot_every=1)}, "freeze lets weights rest"),
+        ({"sma": SmaConfig(interval=2, feedback=True)}, "freeze lets weights rest"),
+        ({"train": dataclasses.replace(CONFIG.train, conflict_every=3)}, r"not with \[\[phase"),
+    ],
+)
+def test_what_would_move_resting_weights_or_look_at_one_loss_is_refused(
+    tmp_path, picture_folder, changes, message
+):
+    with pytest.raises(ConfigError, match=message):
+        finish(dataclasses.replace(PHASED, **changes), picture_folder, tmp_path / "run")
+
+
+def test_a_hook_of_ones_own_does_not_take_a_name_that_is_taken(tmp_path, picture_folder):
+    averaged = dataclasses.replace(CONFIG, sma=SmaConfig(interval=2))
+    for config, name in ((averaged, "sma"), (CONFIG, "conflict")):
+        make = {"make_hooks": lambda model, name=name: {name: _Spy(model, [])}}
+        with pytest.raises(ConfigError, match=f"a hook is called '{name}' already"):
+            finish(config, picture_folder, tmp_path / "run", **make)
+
+
+def test_after_a_change_of_pictures_the_best_is_the_best_on_these(tmp_path, picture_folder):
+    out, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(picture_folder, other)
+    for number, path in enumerate(sorted(p for p in other.rglob("*") if p.is_file())):
+        path.rename(path.with_name(f"new{number}{path.suffix}"))
+    half = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=5))
+    finish(half, picture_folder, out)
+    rows = [json.loads(row) for row in (out / METRICS).read_text().splitlines()]
+    rows = [json.dumps(row | {"loss": 1e-9}) for row in rows]  # not to be beaten
+    (out / METRICS).write_text("\n".join(rows) + "\n")
+    finish(CONFIG, other, out, resume=True, other_data=True)
+    assert load_run(out, best=True)[2] > 5

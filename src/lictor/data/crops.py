@@ -32,12 +32,19 @@ def random_crop(
 
 
 def make_batch(
-    folder: ImageFolder, *, step: int, seed: int, batch_size: int, size: int, min_scale: float
+    folder: ImageFolder,
+    *,
+    step: int,
+    seed: int,
+    batch_size: int,
+    size: int,
+    min_scale: float,
+    first: int = 0,
 ) -> UInt8[np.ndarray, "b size size 3"]:
-    """Return the crops of one step: a pure function of its arguments."""
+    """Return crops of one step, from position `first` on: a pure function of the arguments."""
     batch = np.empty((batch_size, size, size, 3), np.uint8)
     for position in range(batch_size):
-        rng = np.random.default_rng([seed, step, position])
+        rng = np.random.default_rng([seed, step, first + position])
         image = folder.load(int(rng.integers(len(folder))))
         batch[position] = random_crop(image, size, min_scale, rng)
     return batch
@@ -47,7 +54,8 @@ def make_batch(
 class Crops:
     """The training crops of a folder: how they are cut, and the batch of every step.
 
-    `size` in pixels; `min_scale` as for `random_crop`; `batch_size` crops in a step.
+    `size` in pixels; `min_scale` as for `random_crop`; `batch_size` crops in a step of one process,
+    and those of another `rank` are others.
     """
 
     folder: ImageFolder
@@ -55,6 +63,7 @@ class Crops:
     batch_size: int
     min_scale: float = 0.5
     seed: int = 0
+    rank: int = 0
 
     def batch(self, step: int) -> UInt8[np.ndarray, "b size size 3"]:
         """Return the crops of a step: a pure function of its number."""
@@ -65,6 +74,7 @@ class Crops:
             batch_size=self.batch_size,
             size=self.size,
             min_scale=self.min_scale,
+            first=self.rank * self.batch_size,
         )
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lictor.coders import LatentCoder, Shape
-from lictor.config import between, option
+from lictor.config import Settings, between, option
 from lictor.layers.blocks import ResidualBlock, conv1x1, conv3x3, damped, downsample, upsample
 from lictor.layers.checkerboard import checkerboard_join, checkerboard_split
 from lictor.layers.entropy_network import EntropyNetwork
@@ -20,7 +20,7 @@ from lictor.priors.factorized import FactorizedPrior
 
 
 @dataclass(frozen=True)
-class CheckerboardWidths:
+class CheckerboardWidths(Settings):
     """How wide and how deep; as the codec that ships is."""
 
     n: int = option(128, WIDTH)

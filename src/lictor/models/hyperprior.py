@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lictor.coders import LatentCoder, Shape
-from lictor.config import option
+from lictor.config import Settings, option
 from lictor.layers.blocks import conv3x3, downsample, upsample
 from lictor.layers.entropy_network import EntropyNetwork
 from lictor.layers.gdn import GDN
@@ -21,7 +21,7 @@ from lictor.priors.factorized import FactorizedPrior
 
 
 @dataclass(frozen=True)
-class Widths:
+class Widths(Settings):
     """The papers' N and M; their values at low rates."""
 
     n: int = option(128, WIDTH)

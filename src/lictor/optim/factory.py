@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lictor.config import SHARE_BELOW_ONE, Choice, at_least, one_of, option
+from lictor.config import SHARE_BELOW_ONE, Choice, Settings, at_least, one_of, option
 from lictor.optim.muon import Muon
 from lictor.optim.soap import SOAP
 
 
 @dataclass(frozen=True)
-class MomentSettings:
+class MomentSettings(Settings):
     """What all optimizers here have."""
 
     beta1: float = option(0.9, SHARE_BELOW_ONE, may_change=True)

@@ -97,7 +97,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content["format"] not in _READABLE:
             raise CheckpointError(
-                f"{path}: checkpoint format {content['format']}, this release reads {FORMAT}"
+                f"{path}: checkpoint format {content['format']}, this release reads "
+                f"{_READABLE[0]} and {FORMAT}"
             )
     except CheckpointError:
         raise
@@ -117,6 +118,14 @@ def checkpoint_config(content: dict[str, Any], path: Path) -> RunConfig:
         raise CheckpointError(f"{path}: not a checkpoint of this release ({error})") from error
 
 
+def check_goes_on(content: dict[str, Any], path: Path) -> None:
+    """Raise `CheckpointError` when a checkpoint has weights, but not all that a run needs."""
+    if content["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path}: was begun by an earlier release; freeze it as it is, or train anew"
+        )
+
+
 def restore(
     content: dict[str, Any],
     path: Path,
@@ -132,10 +141,6 @@ def restore(
     when anything does not fit.
     """
     try:
-        if content["format"] != FORMAT:
-            raise CheckpointError(
-                "it was begun by an earlier release; freeze it as it is, or train anew"
-            )
         saved_hooks = content["hooks"]
         odd = sorted((set(saved_hooks) ^ set(hooks)) - set(optional))
         if odd:

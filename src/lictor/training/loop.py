@@ -104,7 +104,8 @@ def train_step(
 
 def _on_the_host(*scalars: Tensor) -> list[float]:
     """Bring scalars over at once: each transfer waits for all that a device has still to do."""
-    return torch.stack([scalar.detach().float() for scalar in scalars]).tolist()
+    device = scalars[0].device
+    return torch.stack([scalar.detach().float().to(device) for scalar in scalars]).tolist()
 
 
 @torch.no_grad()
@@ -170,7 +171,8 @@ def train(
             raise LictorError(
                 f"step {state.step}: {skipped_in_a_row} steps in a row without a finite gradient"
                 f"{report.where_not_finite and f', the last{report.where_not_finite}'}; "
-                "lower optim.lr and resume from the last checkpoint"
+                f"lower {'the lr of its [[phase]]' if phase.lr else 'optim.lr'} and resume from "
+                "the last checkpoint"
             )
         now = time.perf_counter()
         step_s, wait_s = now - started, batches.waited_s - waited

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lictor.config import POSITIVE, Rule, one_of, option
+from lictor.config import POSITIVE, Rule, Settings, one_of, option
 from lictor.errors import ConfigError
 from lictor.layers.quantize.surrogate import SURROGATES
 
@@ -13,15 +13,15 @@ _TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Phase:
+class Phase(Settings):
     """A part of the steps in which something is otherwise than the recipe's sections say."""
 
     share: float = option(rule=Rule(lambda v: 0 < v <= 1, "above 0, at most 1"))
     """Share of the steps; the shares of all phases add up to 1."""
-    lr: float | None = option(None, POSITIVE)
+    lr: float | None = option(None, POSITIVE, may_change=True)
     """Peak learning rate in place of `optim.lr`; the schedule goes on over the whole run."""
     surrogate: str | None = option(None, one_of(*SURROGATES))
-    """A name from the table of surrogates, in place of that of [surrogate]."""
+    """A name from the table of surrogates, in place of that of [surrogate]; with its defaults."""
     freeze: tuple[str, ...] = ()
     """Parts of the model, such as "g_a", whose weights rest."""
 

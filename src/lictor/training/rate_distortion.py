@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
@@ -97,12 +96,18 @@ class RateDistortionTask:
         return image[top : top + height, left : left + width]
 
 
-def _surrogate_at(config: RunConfig, progress: float) -> Surrogate:
+def _surrogates(config: RunConfig) -> Callable[[float], Surrogate]:
     """Return the stand-in for rounding at a point of a run: a phase may have its own."""
-    phase = phase_at(config.phases, progress)
-    if phase is not None and phase.surrogate is not None:
-        return SURROGATES[phase.surrogate]().at(progress)
-    return SURROGATES[config.surrogate.name].make(config.surrogate.settings).at(progress)
+    default = SURROGATES[config.surrogate.name].make(config.surrogate.settings)
+    names = {phase.surrogate for phase in config.phases} - {None, config.surrogate.name}
+    others = {name: SURROGATES[name]() for name in names if name is not None}
+
+    def at(progress: float) -> Surrogate:
+        phase = phase_at(config.phases, progress)
+        name = None if phase is None else phase.surrogate
+        return others.get(name or "", default).at(progress)
+
+    return at
 
 
 def codec_task(
@@ -120,13 +125,14 @@ def codec_task(
         batch_size=settings.batch_size,
         min_scale=data.min_scale,
         seed=settings.seed,
+        rank=runtime.rank,
     )
     return RateDistortionTask(
         model,
         crops,
         held_out,
         lmbda=config.loss.lmbda,
-        surrogate=partial(_surrogate_at, config),
+        surrogate=_surrogates(config),
         runtime=runtime,
         evaluation_side=settings.eval_side,
     )

@@ -16,6 +16,7 @@ from lictor.config import (
     SHARE,
     SHARE_BELOW_ONE,
     Rule,
+    Settings,
     at_least,
     between,
     changeable,
@@ -24,7 +25,6 @@ from lictor.config import (
     one_of,
     option,
     read,
-    settle,
     without_foreign,
     write,
 )
@@ -42,7 +42,7 @@ _CROP_SIZE = Rule(lambda v: 64 <= v <= 4096 and v % 64 == 0, "a multiple of 64, 
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """Which model to train; its own settings stand beside its name."""
 
     name: str = "mbt2018-mean"
@@ -50,12 +50,9 @@ class ModelConfig:
     settings: Any = chosen(MODELS, "model")
     """Settings of the model, such as `n` and `m`."""
 
-    def __post_init__(self) -> None:
-        settle(self)
-
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Settings):
     """The rate-distortion trade-off: loss = bpp + lmbda * 255^2 * MSE."""
 
     lmbda: float = option(0.0067, POSITIVE)
@@ -63,7 +60,7 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class SurrogateConfig:
+class SurrogateConfig(Settings):
     """What stands for rounding while training."""
 
     name: str = "mixed"
@@ -71,12 +68,9 @@ class SurrogateConfig:
     settings: Any = chosen(SURROGATES, "surrogate")
     """Settings of the surrogate."""
 
-    def __post_init__(self) -> None:
-        settle(self)
-
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(Settings):
     """The optimizer and its learning rate; the settings of both stand beside their names."""
 
     name: str = "adam"
@@ -96,12 +90,9 @@ class OptimConfig:
     shape: Any = chosen(SCHEDULES, "schedule", by="schedule")
     """Settings of the schedule."""
 
-    def __post_init__(self) -> None:
-        settle(self)
-
 
 @dataclass(frozen=True)
-class StdetConfig:
+class StdetConfig(Settings):
     """STDET: embedding weights in few modes while training; off unless snapshots are taken."""
 
     snapshot_every: int = option(0, at_least(0))
@@ -137,7 +128,7 @@ class StdetConfig:
 
 
 @dataclass(frozen=True)
-class SmaConfig:
+class SmaConfig(Settings):
     """SMA: a moving average of sampled weights, which is what gets evaluated and frozen."""
 
     interval: int = option(0, at_least(0))
@@ -153,7 +144,7 @@ class SmaConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Settings):
     """How training crops are cut."""
 
     crop_size: int = option(256, _CROP_SIZE)
@@ -167,7 +158,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """Length and cadence of a run."""
 
     steps: int = option(100_000, at_least(1), may_change=True)
@@ -207,6 +198,7 @@ class RunConfig:
     phases: tuple[Phase, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "phases", tuple(self.phases))
         check_shares(self.phases)
 
 
@@ -266,9 +258,9 @@ def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> RunConfig:
     """Read a TOML recipe, then apply overrides such as `"train.steps=1000"`.
 
     An override without a value, such as `"model.depth="`, takes the key out of the recipe, so that
-    its default holds. One that names another model, optimizer, surrogate or schedule takes out what
-    the file says of the former one's own settings. Raises `ConfigError` when the file cannot be
-    read or anything in it is not valid.
+    its default holds. One that names another optimizer, surrogate or schedule takes out what the
+    file says of settings that this one lacks; one that names another model, all of the former's.
+    Raises `ConfigError` when the file cannot be read or anything in it is not valid.
     """
     path = Path(path)
     try:
@@ -329,7 +321,11 @@ def _settings_of_former(cls: Any, table: dict[str, Any], by: str, value: Any) ->
     names = next(f.metadata["table"] for f in fields.values() if f.metadata.get("by") == by)
     if value == former or former not in names:
         return []
-    return [f.name for f in dataclasses.fields(names[former].settings)]
+    keys = [f.name for f in dataclasses.fields(names[former].settings)]
+    if cls is ModelConfig or value not in names:
+        return keys  # equal names are other widths of another network
+    kept = {f.name for f in dataclasses.fields(names[value].settings)}
+    return [key for key in keys if key not in kept]
 
 
 def _check_can_be_unset(section: str, name: str, written: set[str], override: str) -> None:

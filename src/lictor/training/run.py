@@ -33,6 +33,7 @@ from lictor.optim.precondition import check_linear_map
 from lictor.runtime import Runtime
 from lictor.training.checkpoint import (
     RunState,
+    check_goes_on,
     checkpoint_config,
     read_checkpoint,
     restore,
@@ -41,6 +42,7 @@ from lictor.training.checkpoint import (
 )
 from lictor.training.hooks import TrainHook, evaluation_weights
 from lictor.training.loop import StepReport, train
+from lictor.training.phases import Phase
 from lictor.training.probe import ConflictProbe
 from lictor.training.rate_distortion import RateDistortionTask, codec_task
 from lictor.training.recipe import RunConfig, config_to_dict, may_change
@@ -76,10 +78,15 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{s}.{k}" for s, k in keys if old.get(s, {}).get(k) != new[s].get(k)]
 
 
+def _lasting(config: RunConfig) -> list[Phase]:
+    """Return the phases without what may change: their rates."""
+    return [dataclasses.replace(phase, lr=None) for phase in config.phases]
+
+
 def _check_same_run(old: RunConfig, new: RunConfig, path: Path) -> None:
     both = _differences(config_to_dict(old), config_to_dict(new))
     changed = set(both) - may_change(old) - may_change(new)
-    if old.phases != new.phases:
+    if _lasting(old) != _lasting(new):
         changed.add("[[phase]]")
     if changed:
         raise ConfigError(
@@ -103,9 +110,11 @@ def _trim_metrics(path: Path, step: int) -> None:
 
 
 def _best_loss(metrics: Path) -> float:
-    """Return the least finite loss of the evaluations that a run folder has kept."""
+    """Return the least finite loss of the evaluations on the present pictures."""
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
     rows = [json.loads(line) for line in lines]
+    last = max((i for i, row in enumerate(rows) if row.get("kind") == "data"), default=-1)
+    rows = rows[last + 1 :]
     losses = [row["loss"] for row in rows if row.get("kind") == "evaluation"]
     finite = (loss for loss in losses if loss is not None and math.isfinite(loss))
     return min(finite, default=math.inf)
@@ -143,13 +152,15 @@ def _build(config: RunConfig, runtime: Runtime) -> tuple[AbstractCodecModel, Run
 
 def _check_part(model: AbstractCodecModel, part: str) -> None:
     """Raise `ConfigError` when a phase freezes a part that the model does not have."""
-    parts = [name for name, _ in model.named_children()]
-    try:
-        model.get_submodule(part)
-    except AttributeError as error:
+    parts = [
+        name for name, child in model.named_children() if any(True for _ in child.parameters())
+    ]
+    named = dict(model.named_modules())
+    if not part or part not in named or not any(True for _ in named[part].parameters()):
         raise ConfigError(
-            f"[[phase]] freeze: {model.name} has no part {part!r}; {nearest(part, parts)}"
-        ) from error
+            f"[[phase]] freeze: {model.name} has no part {part!r} with weights; "
+            f"{nearest(part, parts)}"
+        )
 
 
 def _read(config: RunConfig, out: Path, *, resume: bool) -> dict[str, Any] | None:
@@ -162,23 +173,23 @@ def _read(config: RunConfig, out: Path, *, resume: bool) -> dict[str, Any] | Non
             _log.warning("%s: holds a run without a checkpoint, which is begun anew", out)
         return None
     content = read_checkpoint(checkpoint)
+    check_goes_on(content, checkpoint)
     _check_same_run(checkpoint_config(content, checkpoint), config, checkpoint)
     return content
 
 
-def _check_same_data(state: RunState, task: RateDistortionTask, out: Path, *, other: bool) -> None:
-    """Refuse to go on with other pictures than those that a run began with, unless asked to."""
-    identity = task.crops.folder.identity
-    if state.data != identity:
-        if not other:
-            raise ConfigError(
-                f"{out}: the run was trained on other pictures than those given (their names or "
-                "sizes differ); give the same folder, or add --other-data to go on with these"
-            )
-        _log.warning("%s: goes on with other pictures from step %d", out, state.step)
-        with _open_log(out / METRICS) as log:
-            _append(log, {"kind": "data", "step": state.step, "identity": identity})
+def _changes_data(state: RunState, identity: str, out: Path, *, other: bool) -> bool:
+    """Return whether a run goes on with other pictures than before; refuse it unless asked to."""
+    if state.data == identity:
+        return False
+    if not other:
+        raise ConfigError(
+            f"{out}: the run was trained on other pictures than those given (their names or "
+            "sizes differ); give the same folder, or add --other-data to go on with these"
+        )
+    _log.warning("%s: goes on with other pictures from step %d", out, state.step)
     state.data = identity
+    return True
 
 
 def _warn_of_small_crops(config: RunConfig, model: AbstractCodecModel) -> None:
@@ -263,6 +274,7 @@ def run(
     *,
     resume: bool = False,
     other_data: bool = False,
+    runtime: Runtime | None = None,
     make_hooks: Callable[[AbstractCodecModel], Mapping[str, TrainHook]] = lambda _: {},
     should_stop: Callable[[], bool] = lambda: False,
     on_decode: Callable[[int, int], None] = lambda *_: None,
@@ -271,11 +283,12 @@ def run(
 
     Yields a report after every step and after every evaluation. When `should_stop` says so, the run
     ends after the current step with a checkpoint to resume from; `other_data` lets a resumed run go
-    on with other pictures. Raises `ConfigError`, `DataError` or `CheckpointError` before the first
-    step if something does not fit, or if another run is going on in the same folder.
+    on with other pictures; `runtime` is one process on the CPU if not given. Raises `ConfigError`,
+    `DataError` or `CheckpointError` before the first step if something does not fit, or if another
+    run is going on in the same folder.
     """
     out = Path(out)
-    runtime = Runtime(precision=config.train.precision)
+    runtime = dataclasses.replace(runtime or Runtime(), precision=config.train.precision)
     model, state = _build(config, runtime)
     _read(config, out, resume=resume)  # fails now rather than after the pictures are read
     folder = open_image_folder(
@@ -284,14 +297,19 @@ def run(
     _warn_of_small_crops(config, model)
     task = codec_task(config, model, *folder.split(config.data.held_out), runtime)
     state.data = folder.identity
-    hooks = {**make_hooks(model), **_hooks(config, out, task, state)}
+    own, others = _hooks(config, out, task, state), make_hooks(model)
+    if taken := sorted({*own, PROBE} & set(others)):
+        raise ConfigError(f"a hook is called {taken[0]!r} already; give yours another name")
+    hooks = {**others, **own}
     with locked_folder(out):
         # Read again, now that no other run can write there.
         content = _read(config, out, resume=resume)
         if content is not None:
             restore(content, out / CHECKPOINT, model, state, hooks, optional=(PROBE,))
-            _check_same_data(state, task, out, other=other_data)
+        changes = _changes_data(state, folder.identity, out, other=other_data)
         with _open_run_folder(config, out, state.step) as log:
+            if changes:
+                _append(log, {"kind": "data", "step": state.step, "identity": folder.identity})
             yield from _train_and_keep(config, task, state, hooks, out, log, should_stop)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from lictor.config import SHARE_BELOW_ONE, Choice, option
+from lictor.config import SHARE_BELOW_ONE, Choice, Settings, option
 
 Shape = Callable[[float], float]
 
@@ -27,7 +27,7 @@ def flat_cosine(progress: float, *, flat: float = 0.6) -> float:
 
 
 @dataclass(frozen=True)
-class FlatCosineSettings:
+class FlatCosineSettings(Settings):
     """How long the rate stays at its peak."""
 
     flat: float = option(0.6, SHARE_BELOW_ONE, may_change=True)

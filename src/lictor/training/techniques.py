@@ -64,6 +64,15 @@ def build_techniques(
             debias=averaged.debias,
         )
     every = snapshot_interval(config.stdet, items / config.train.batch_size)
+    rests = any(phase.freeze for phase in config.phases)
+    if rests and (every or (averaged.interval and averaged.feedback)):
+        raise ConfigError(
+            "[[phase]] freeze lets weights rest, but [stdet] and sma.feedback move them: use one"
+        )
+    if config.phases and config.train.conflict_every:
+        raise ConfigError(
+            "train.conflict_every looks at one loss of all weights: not with [[phase]]"
+        )
     if every and config.train.conflict_every:
         raise ConfigError(
             "train.conflict_every compares gradients of all weights, but STDET takes weights out "

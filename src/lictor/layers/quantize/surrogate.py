@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lictor.config import Choice, one_of, option
+from lictor.config import Choice, Settings, one_of, option
 from lictor.errors import ConfigError
 from lictor.layers.quantize.paths import AdditiveNoise, Path, StraightThrough
 
@@ -117,7 +117,7 @@ def _tempered(path: Path, temperature: float) -> Path:
 
 
 @dataclass(frozen=True)
-class SurrogateSettings:
+class SurrogateSettings(Settings):
     """What all surrogates here have."""
 
     mean_gradient: str = option("none", one_of(*MEAN_GRADIENTS))
