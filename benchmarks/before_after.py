@@ -5,7 +5,8 @@ a drifting machine slows both alike. CompressAI's `MeanScaleHyperprior` joins in
 imported, with random weights like ours. The ratio is best over best. One thread.
 
     git worktree add ../before main
-    python benchmarks/before_after.py --before ../before [--rounds 5] [--compressai SITE-PACKAGES]
+    python benchmarks/before_after.py --before ../before [--rounds 5] [--only step]
+        [--compressai SITE-PACKAGES]
 
 The picture is 768x512, made of one that travels with scikit-image.
 """
@@ -19,10 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from compressai_stand_in import ensure_torchvision
 
 JOBS = {
     "encode default": 4,
@@ -93,15 +95,10 @@ def lictor_jobs(args: argparse.Namespace, folder: Path) -> dict[str, Callable[[]
 
 
 def compressai_jobs(args: argparse.Namespace) -> dict[str, Callable[[], float]]:
-    """Return CompressAI's side; torchvision, whose transforms it only lists, may be missing."""
+    """Return CompressAI's side."""
     import torch
 
-    try:
-        import torchvision.transforms  # noqa: F401  # pyright: ignore
-    except ImportError:
-        parent: Any = types.ModuleType("torchvision")
-        parent.transforms = types.ModuleType("torchvision.transforms")
-        sys.modules |= {"torchvision": parent, "torchvision.transforms": parent.transforms}
+    ensure_torchvision()
     from compressai.models import MeanScaleHyperprior  # pyright: ignore
 
     torch.manual_seed(0)
@@ -194,6 +191,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--before", type=Path, help="another checkout of lictor")
     parser.add_argument("--compressai", type=Path, help="folder that compressai is installed in")
+    parser.add_argument("--only", default="", help="jobs with this in their name")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--n", type=int, default=128)
     parser.add_argument("--m", type=int, default=192)
@@ -205,10 +203,11 @@ def main() -> int:
         return 0
     if args.before is None or not (args.before / "src" / "lictor").is_dir():
         parser.error("--before must be a checkout of lictor, with src/lictor in it")
+    jobs = {job: count for job, count in JOBS.items() if args.only in job}
     running = dict(sides(args))
     try:
         for _ in range(args.rounds):
-            for job, count in JOBS.items():
+            for job, count in jobs.items():
                 for side in running.values():
                     if job in side.jobs:
                         side.measure(job, count)
@@ -216,7 +215,7 @@ def main() -> int:
         for side in running.values():
             side.close()
     result: dict[str, dict[str, float]] = {}
-    for job in JOBS:
+    for job in jobs:
         # SOAP refreshes its bases every tenth step: the mean of ten, not the best step.
         every = JOBS[job] if job == "step soap" else 1
         best = {

@@ -31,7 +31,6 @@ import statistics
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +38,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from compressai_stand_in import ensure_torchvision
 
 LMBDA, LR, AUX_LR, MAX_GRAD_NORM = 0.0067, 1e-4, 1e-3, 1.0
 Step = Callable[[], object]
@@ -73,12 +74,7 @@ def lictor_step(args: argparse.Namespace, precision: str) -> Step:
 
 
 def compressai_step(args: argparse.Namespace) -> Step:
-    try:
-        import torchvision.transforms  # noqa: F401  # pyright: ignore
-    except ImportError:
-        parent: Any = types.ModuleType("torchvision")
-        parent.transforms = types.ModuleType("torchvision.transforms")
-        sys.modules |= {"torchvision": parent, "torchvision.transforms": parent.transforms}
+    ensure_torchvision()
     from compressai.losses import RateDistortionLoss  # pyright: ignore
     from compressai.models import MeanScaleHyperprior  # pyright: ignore
     from compressai.optimizers import net_aux_optimizer  # pyright: ignore

@@ -204,15 +204,10 @@ def read(cls: type[T], entries: Any, source: str, name: str) -> T:
         chosen_name = values.get(by, plain[by].default)
         try:
             wanted = pick(table, chosen_name, kind).settings
+            own = {key: rest.pop(key) for key in list(rest) if key in _names(wanted)}
+            _refuse_foreign(rest, wanted, table, chosen_name, name)
         except ConfigError as error:
             raise ConfigError(f"{prefix}{error}") from error
-        own = {key: rest.pop(key) for key in list(rest) if key in _names(wanted)}
-        others = [key for key in rest if any(key in _names(c.settings) for c in table.values())]
-        if others:
-            try:
-                _refuse_foreign(dict.fromkeys(others), wanted, table, chosen_name, name)
-            except ConfigError as error:
-                raise ConfigError(f"{prefix}{error}") from error
         values[place] = read(wanted, own, source, name)
     if rest:
         key = next(iter(rest))

@@ -37,11 +37,6 @@ class Runtime:
         if not 0 <= self.rank < self.world_size:
             raise ConfigError(f"rank {self.rank} of {self.world_size} processes")
 
-    @property
-    def writes(self) -> bool:
-        """Whether this process is the one that writes files and logs."""
-        return self.rank == 0
-
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which the transforms run."""
         dtype = PRECISIONS[self.precision]

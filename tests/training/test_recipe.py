@@ -71,6 +71,12 @@ def test_the_recipes_that_ship_load_and_name_things_that_exist(path):
     assert model.hyperparameters() == write(config.model.settings)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_the_recipe_that_the_table_names_trains_this_model(name):
+    folder = Path(__file__).parents[2] / "recipes"
+    assert load_recipe(folder / MODELS[name].recipe).model.name == name
+
+
 def test_there_is_a_recipe():
     assert RECIPES
 

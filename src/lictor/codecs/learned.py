@@ -302,8 +302,7 @@ class Codec:
         `CheckpointError` as `load` does, also for a file that needs no conversion.
         """
         path = Path(path)
-        former = read_codec(path, former=True)
-        return cls._from(path, former, models, replaces=(former.fingerprint,))
+        return cls._from(path, read_codec(path, former=True), models, former=True)
 
     @classmethod
     def default(cls) -> "Codec":
@@ -320,31 +319,32 @@ class Codec:
         content: Stored,
         models: Mapping[str, Callable[..., AbstractCodecModel]],
         *,
-        replaces: Sequence[bytes] | None = None,
+        former: bool = False,
     ) -> "Codec":
+        """Build what a file holds; one of the former format gets thresholds and another name."""
         try:
             with _own_torch_state():
                 model = content.model(models)
                 model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
                 model.freeze()
                 tables = content.tables(list(model.priors()))
-                for name, prior in model.priors().items() if replaces is not None else ():
-                    thresholds = prior.tables().thresholds
-                    tables[name] = dataclasses.replace(tables[name], thresholds=thresholds)
+                for name, prior in model.priors().items():
+                    if former:
+                        thresholds = prior.tables().thresholds
+                        tables[name] = dataclasses.replace(tables[name], thresholds=thresholds)
+                    prior.check_tables(tables[name])
                 codec = cls(
                     model,
                     tables,
                     weight_dtype=content.weight_dtype,
                     notes=content.notes,
-                    replaces=content.replaces if replaces is None else replaces,
+                    replaces=(content.fingerprint,) if former else content.replaces,
                 )
-                for name, prior in model.priors().items():
-                    prior.check_tables(tables[name])
         except LictorError as error:
             raise CheckpointError(f"{path}: {error}") from error
         except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise CheckpointError(f"{path}: damaged codec file ({error})") from error
-        if replaces is None and codec.fingerprint != content.fingerprint:
+        if not former and codec.fingerprint != content.fingerprint:
             raise CheckpointError(f"{path}: damaged codec file (its fingerprint does not match)")
         return codec
 

@@ -152,11 +152,9 @@ def _build(config: RunConfig, runtime: Runtime) -> tuple[AbstractCodecModel, Run
 
 def _check_part(model: AbstractCodecModel, part: str) -> None:
     """Raise `ConfigError` when a phase freezes a part that the model does not have."""
-    parts = [
-        name for name, child in model.named_children() if any(True for _ in child.parameters())
-    ]
-    named = dict(model.named_modules())
-    if not part or part not in named or not any(True for _ in named[part].parameters()):
+    learning = [name for name, module in model.named_modules() if list(module.parameters())]
+    if not part or part not in learning:
+        parts = [name for name in learning if name and "." not in name]
         raise ConfigError(
             f"[[phase]] freeze: {model.name} has no part {part!r} with weights; "
             f"{nearest(part, parts)}"
