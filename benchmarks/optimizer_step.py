@@ -41,7 +41,7 @@ from lictor.optim import SOAP
 from lictor.optim.factory import OPTIMIZERS
 from lictor.runtime import Runtime
 from lictor.training.loop import train_step
-from lictor.training.rate_distortion import RateDistortionTask
+from lictor.training.rate_distortion import Piece, RateDistortionTask
 
 EVERY, LR = 10, 1e-5
 Build = Callable[[AbstractCodecModel], torch.optim.Optimizer]
@@ -97,9 +97,10 @@ class Side:
             surrogate=noise().at,
             runtime=Runtime(precision=args.precision),
         )
-        self.batch = np.random.default_rng(0).integers(
+        crops = np.random.default_rng(0).integers(
             0, 256, (args.batch, args.size, args.size, 3), np.uint8
         )
+        self.batch = [Piece(0, torch.from_numpy(crops))]
         self.whole_s: list[list[float]] = []
         self.alone_s: list[list[float]] = []
 

@@ -53,7 +53,7 @@ def lictor_step(args: argparse.Namespace, precision: str) -> Step:
     from lictor.optim.factory import OPTIMIZERS
     from lictor.runtime import Runtime
     from lictor.training.loop import train_step
-    from lictor.training.rate_distortion import RateDistortionTask
+    from lictor.training.rate_distortion import Piece, RateDistortionTask
 
     torch.manual_seed(0)
     model = MeanScaleHyperpriorModel(args.n, args.m)
@@ -69,7 +69,8 @@ def lictor_step(args: argparse.Namespace, precision: str) -> Step:
         surrogate=noise().at,
         runtime=Runtime(precision=precision),
     )
-    batch = np.random.default_rng(0).integers(0, 256, (args.batch, *shape), np.uint8)
+    crops = np.random.default_rng(0).integers(0, 256, (args.batch, *shape), np.uint8)
+    batch = [Piece(0, torch.from_numpy(crops))]
     return lambda: train_step(task, batch, step=0, optimizer=optimizer, max_grad_norm=MAX_GRAD_NORM)
 
 

@@ -9,7 +9,6 @@ meaning "here is a latent (None when decoding) and its prior; give me the quanti
 symbols are written, or symbols are read; the model cannot tell.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
@@ -20,7 +19,7 @@ from torch import Tensor
 from lictor.coding.stream import SymbolDecoder, SymbolEncoder
 from lictor.coding.tables import CdfTables
 from lictor.errors import DataError
-from lictor.layers.quantize.noise import Noise
+from lictor.layers.quantize.noise import Draw, Noise, draw_anew
 from lictor.layers.quantize.surrogate import Surrogate
 from lictor.priors.base import AbstractPrior
 
@@ -93,7 +92,7 @@ class RateCoder:
     def __init__(self, surrogate: Surrogate | None = None, noise: Noise | None = None):
         self.bits: dict[str, Tensor] = {}
         self._surrogate, self._noise = surrogate, noise
-        self._draws: Counter[str] = Counter()
+        self._draws: dict[str, int] = {}
 
     def code(
         self,
@@ -112,18 +111,22 @@ class RateCoder:
             for_rate = _as_decoded(prior.residual(latent.float(), params).round())
             quantized = prior.restore(for_rate, params)
         else:
-            generator = self._generator(name, latent.device)
-            quantized, for_rate = self._surrogate(latent.float(), prior, params, generator)
+            quantized, for_rate = self._surrogate(latent.float(), prior, params, self._draw(name))
         bits = prior.bits(for_rate, params).sum((1, 2, 3))
         self.bits[name] = self.bits[name] + bits if name in self.bits else bits
         return quantized
 
-    def _generator(self, name: str, device: torch.device) -> torch.Generator | None:
+    def _draw(self, name: str) -> Draw:
         """Return where this call's noise comes from: torch's own generator if nowhere else."""
-        self._draws[name] += 1
-        if self._noise is None:
-            return None
-        return self._noise.generator(name, self._draws[name], device)
+        noise = self._noise
+        if noise is None:
+            return draw_anew
+
+        def draw(like: Tensor) -> Tensor:
+            self._draws[name] = self._draws.get(name, 0) + 1
+            return noise.uniform(like, name, self._draws[name])
+
+        return draw
 
 
 class EncodeCoder:

@@ -28,9 +28,13 @@ class Plain:
         return params
 
 
-def take(name: str, residual: torch.Tensor, generator: torch.Generator | None):
+def take(name: str, residual: torch.Tensor, generator: torch.Generator):
     """What both uses get for a latent whose center is zero."""
-    return SURROGATES[name]()(residual, Plain(), (), generator)
+
+    def draw(like: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(like).uniform_(-0.5, 0.5, generator=generator)
+
+    return SURROGATES[name]()(residual, Plain(), (), draw)
 
 
 @EVERY

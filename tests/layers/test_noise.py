@@ -2,15 +2,14 @@
 
 import itertools
 
+import pytest
 import torch
 
 from lictor.layers.quantize.noise import Noise
 
-CPU = torch.device("cpu")
-
 
 def draw(noise: Noise, name: str = "y", number: int = 1) -> torch.Tensor:
-    return torch.rand(1000, generator=noise.generator(name, number, CPU))
+    return noise.uniform(torch.zeros(1, 1000), name, number)[0]
 
 
 def test_the_same_step_draws_the_same_however_often_and_in_whatever_order():
@@ -21,10 +20,10 @@ def test_the_same_step_draws_the_same_however_often_and_in_whatever_order():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_seeds_steps_ranks_names_and_calls_draw_unrelated_numbers():
+def test_seeds_steps_pictures_names_and_calls_draw_unrelated_numbers():
     draws = [
-        draw(Noise(*numbers), name, number)
-        for numbers in itertools.product((0, 1), repeat=3)
+        draw(Noise(seed, step, first, 2), name, number)
+        for seed, step, first in itertools.product((0, 1), repeat=3)
         for name in ("y", "z")
         for number in (1, 2)
     ]
@@ -33,3 +32,18 @@ def test_seeds_steps_ranks_names_and_calls_draw_unrelated_numbers():
     correlation = torch.corrcoef(torch.stack(draws))
     off = correlation - torch.eye(len(draws))
     assert off.abs().max() < 0.2  # of 595 pairs, six standard deviations of 1 / sqrt(1000)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("parts", [(8,), (4, 4), (1, 5, 2)])
+def test_a_step_draws_the_same_in_however_many_parts(parts, channels_last):
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.zeros(8, 3, 4, 5).contiguous(memory_format=layout)
+    whole = Noise(1, 2).uniform(x, "y", 1)
+    starts = [sum(parts[:k]) for k in range(len(parts))]
+    pieces = [
+        Noise(1, 2, start, 8).uniform(x[start : start + size], "y", 1)
+        for start, size in zip(starts, parts, strict=True)
+    ]
+    assert torch.equal(torch.cat(pieces), whole)
+    assert whole.std() > 0.2

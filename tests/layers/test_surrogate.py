@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lictor.errors import ConfigError
+from lictor.layers.quantize.noise import Draw
 from lictor.layers.quantize.paths import AdditiveNoise, AnnealedDither, StraightThrough
 from lictor.layers.quantize.schedule import LinearTemperature
 from lictor.layers.quantize.surrogate import (
@@ -22,8 +23,10 @@ from lictor.priors.factorized import FactorizedPrior
 PLAIN = FactorizedPrior(3)
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def draw(seed: int = 0) -> Draw:
+    """Return what draws noise, the same from the same seed on."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda like: torch.empty_like(like).uniform_(-0.5, 0.5, generator=generator)
 
 
 @pytest.fixture
@@ -32,25 +35,25 @@ def residual() -> torch.Tensor:
 
 
 def test_additive_noise_shows_the_synthesis_what_it_charges_for(residual):
-    for_synthesis, for_rate = noise()(residual, PLAIN, (), None)
+    for_synthesis, for_rate = noise()(residual, PLAIN, ())
     assert torch.equal(for_synthesis, for_rate)
     assert not torch.equal(for_rate, for_rate.round())
 
 
 def test_straight_through_is_hard_rounding_on_both_paths(residual):
-    for_synthesis, for_rate = straight_through()(residual, PLAIN, (), None)
+    for_synthesis, for_rate = straight_through()(residual, PLAIN, ())
     assert torch.equal(for_synthesis, residual.round())
     assert torch.equal(for_rate, residual.round())
 
 
 def test_mixed_rounds_for_the_synthesis_and_adds_noise_for_the_rate(residual):
-    for_synthesis, for_rate = mixed()(residual, PLAIN, (), generator(3))
+    for_synthesis, for_rate = mixed()(residual, PLAIN, (), draw(3))
     assert torch.equal(for_synthesis, residual.round())
-    assert torch.equal(for_rate, noise()(residual, PLAIN, (), generator(3))[1])
+    assert torch.equal(for_rate, noise()(residual, PLAIN, (), draw(3))[1])
 
 
 def test_noise_is_uniform_on_the_unit_interval():
-    drawn = AdditiveNoise().noise(torch.zeros(100_000), generator())
+    drawn = AdditiveNoise().noise(torch.zeros(100_000), draw())
     for power, moment in ((1, 0.0), (2, 1 / 12), (3, 0.0), (4, 1 / 80)):
         assert abs(float((drawn**power).mean()) - moment) < 0.004
     assert drawn.min() < -0.499
@@ -70,9 +73,9 @@ def test_the_table_takes_the_settings_of_a_surrogate_and_no_others():
 
 def test_equal_paths_share_one_draw_and_others_draw_their_own(residual):
     paths = AnnealedDither(0.5), AnnealedDither(0.5)
-    shared = Surrogate(*paths, mean_gradient="full")(residual, PLAIN, (), generator())
+    shared = Surrogate(*paths, mean_gradient="full")(residual, PLAIN, (), draw())
     assert torch.equal(*shared)
-    apart = Surrogate(AnnealedDither(1.0), AdditiveNoise())(residual, PLAIN, (), generator())
+    apart = Surrogate(AnnealedDither(1.0), AdditiveNoise())(residual, PLAIN, (), draw())
     # At temperature 1 both move by noise alone: the two noises must not be one.
     first, second = (path - residual for path in apart)
     both = torch.stack([first.flatten(), second.flatten()])
@@ -84,10 +87,10 @@ def test_equal_paths_share_one_draw_and_others_draw_their_own(residual):
 
 def test_annealed_dither_is_noise_at_one_end_and_rounding_at_the_other(residual):
     path = AnnealedDither(0.0)
-    drawn = path.noise(residual, generator())
+    drawn = path.noise(residual, draw())
     assert torch.equal(path(residual, drawn), residual.round())
     y = torch.linspace(-3, 3, 200_001)
-    error = AnnealedDither(1.0)(y, AnnealedDither().noise(y, generator())) - y
+    error = AnnealedDither(1.0)(y, AnnealedDither().noise(y, draw())) - y
     assert error.abs().max() <= 0.5 + 1e-5
     for power, moment in ((1, 0.0), (2, 1 / 12), (4, 1 / 80)):
         assert abs(float((error**power).mean()) - moment) < 0.003
@@ -97,9 +100,9 @@ def test_annealed_dither_is_noise_at_one_end_and_rounding_at_the_other(residual)
 def test_annealed_dither_has_the_moments_that_its_formula_implies(temperature):
     # For a uniform fractional part: E(v - y)^2 = 1/12 whatever the temperature, and
     # E(v - round(y))^2 = t/4 - t^2/12.
-    y = 6 * torch.rand(400_000, generator=generator(1))
+    y = 6 * draw(1)(torch.zeros(400_000))
     path = AnnealedDither(temperature)
-    drawn = path.noise(y, generator(2))
+    drawn = path.noise(y, draw(2))
     value = path(y, drawn)
     assert float((value - y).square().mean()) == pytest.approx(1 / 12, rel=0.01)
     expected = temperature / 4 - temperature**2 / 12
@@ -114,7 +117,7 @@ def test_the_temperature_of_a_pair_is_that_of_the_moment(residual):
     assert annealed.at(0.825).synthesis == AnnealedDither(0.5)
     assert annealed.at(1.0).synthesis == AnnealedDither(0.0)
     assert annealed.at(1.0).rate == AdditiveNoise()
-    assert torch.equal(annealed.at(1.0)(residual, PLAIN, (), generator())[0], residual.round())
+    assert torch.equal(annealed.at(1.0)(residual, PLAIN, (), draw())[0], residual.round())
     assert mixed().at(0.5) == mixed()
     with pytest.raises(ConfigError, match="temperature"):
         dataclasses.replace(mixed(), temperature=LinearTemperature())
@@ -139,7 +142,7 @@ def test_a_linear_temperature_holds_its_ends_and_never_jumps():
 class _Doubling:
     """A path whose jacobian is 2, not 1: what the center's two places get does not cancel."""
 
-    def noise(self, like, generator):
+    def noise(self, like, draw):
         return None
 
     def __call__(self, residual, noise):
@@ -155,7 +158,7 @@ def test_the_gradient_of_a_mean_is_what_its_name_says_and_values_are_alike(pair)
     for mode in MEAN_GRADIENTS:
         y, mu = latent.clone().requires_grad_(), mean.clone().requires_grad_()
         surrogate = Surrogate(*pair, mean_gradient=mode)
-        y_hat, for_rate = surrogate(y, GaussianPrior(), (mu, scale), generator())
+        y_hat, for_rate = surrogate(y, GaussianPrior(), (mu, scale), draw())
         to_y, to_mu = torch.autograd.grad(
             y_hat.sum(), (y, mu), retain_graph=True, allow_unused=True
         )

@@ -35,7 +35,7 @@ def same(first, second) -> bool:
 
 def take_step(model, optimizer, x, *, precision="float32", **options) -> StepReport:
     task = Given(model, precision=precision)
-    return train_step(task, x, **({"step": 0, "optimizer": optimizer} | options))
+    return train_step(task, [x], **({"step": 0, "optimizer": optimizer} | options))
 
 
 def test_the_loss_is_bpp_plus_lambda_times_squared_grey_levels():
@@ -277,11 +277,14 @@ class _Transfers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_step_asks_for_values_once(monkeypatch):
-    model, state = new_run("mbt2018-mean")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_asks_for_values_once(monkeypatch, optimizer):
+    model, state = new_run("mbt2018-mean", optimizer=optimizer)
     asked = []
     original = loop._on_the_host
-    monkeypatch.setattr(loop, "_on_the_host", lambda *s: asked.append(len(s)) or original(*s))
+    monkeypatch.setattr(
+        loop, "_on_the_host", lambda runtime, *s: asked.append(len(s)) or original(runtime, *s)
+    )
     x = photo_tensor(1, 64, 64)
     take_step(model, state.optimizer, x)
     with _Transfers() as transfers:
@@ -319,12 +322,12 @@ def test_a_task_that_knows_no_picture_is_trained_all_the_same():
             self.model = torch.nn.Linear(1, 1)
             self.items = 8
 
-        def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        def batch(self, step: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
             x = torch.rand(8, 1, generator=torch.Generator().manual_seed(step))
-            return x, 2 * x + 1
+            return [(x, 2 * x + 1)]
 
-        def loss(self, batch, *, step: int, progress: float) -> TaskLoss:
-            x, y = batch
+        def loss(self, piece, *, step: int, progress: float) -> TaskLoss:
+            x, y = piece
             error = (self.model(x) - y).square().mean()
             return TaskLoss(error, {"progress": torch.tensor(progress)})
 

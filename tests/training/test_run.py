@@ -38,7 +38,7 @@ CONFIG = RunConfig(
 
 def metrics(folder: Path) -> list[dict]:
     lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
-    timing = ("step_s", "wait_share")
+    timing = ("step_s", "wait_share", "peak_mib")
     return [{k: v for k, v in line.items() if k not in timing} for line in lines]
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Inputs = Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE...", help_behavior_hint="")]
 Output = Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")]
+Device = Annotated[str, arg(metavar="DEVICE", help_behavior_hint="")]
 CodecFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 
 LIC, LCODEC = ".lic", ".lcodec"
@@ -245,6 +246,7 @@ def train(
     out: Path,
     resume: bool = False,
     other_data: bool = False,
+    device: Device = "auto",
     overrides: Annotated[
         tuple[str, ...], arg(name="set", metavar="KEY=VALUE...", help_behavior_hint="")
     ] = (),
@@ -257,17 +259,25 @@ def train(
         out: Run folder: configuration, metrics, checkpoint.
         resume: Go on from the run folder's checkpoint.
         other_data: Let a resumed run go on with other pictures than it began with.
+        device: auto, cpu, cuda, cuda:1, mps, xpu; auto takes the best that is there.
         overrides: Changes to the recipe, such as train.steps=1000.
     """
     from lictor.cli.progress import log_to_terminal, show_training, stderr, stop_on_interrupt
+    from lictor.runtime import processes
     from lictor.training.recipe import load_recipe
     from lictor.training.run import run
 
     config = load_recipe(recipe, overrides)
-    log_to_terminal()
-    with stop_on_interrupt() as should_stop:
+    with processes(device) as runtime, stop_on_interrupt() as should_stop:
+        log_to_terminal(quiet=not runtime.is_first)
         reports = run(
-            config, data, out, resume=resume, other_data=other_data, should_stop=should_stop
+            config,
+            data,
+            out,
+            resume=resume,
+            other_data=other_data,
+            runtime=runtime,
+            should_stop=should_stop,
         )
         last = show_training(reports, total=config.train.steps, log_every=config.train.log_every)
         done = last is None or last.step + 1 >= config.train.steps

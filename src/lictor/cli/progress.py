@@ -34,8 +34,12 @@ _REPORT_EVERY_S = 30.0
 _LEAST_TEXT = 16
 
 
-def log_to_terminal() -> None:
-    """Show the library's warnings and news above the progress bar."""
+def log_to_terminal(*, quiet: bool = False) -> None:
+    """Show the library's warnings and news above the progress bar.
+
+    With `quiet` nothing is shown, not even a bar: another process of the same run does it.
+    """
+    stderr.quiet = quiet
     handler = RichHandler(console=stderr, show_time=False, show_path=False, show_level=False)
     logger = logging.getLogger("lictor")
     logger.handlers = [handler]

@@ -3,6 +3,7 @@
 A resumed run therefore sees the same data without any saved state.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,17 +37,16 @@ def make_batch(
     *,
     step: int,
     seed: int,
-    batch_size: int,
+    positions: Sequence[int],
     size: int,
     min_scale: float,
-    first: int = 0,
 ) -> UInt8[np.ndarray, "b size size 3"]:
-    """Return crops of one step, from position `first` on: a pure function of the arguments."""
-    batch = np.empty((batch_size, size, size, 3), np.uint8)
-    for position in range(batch_size):
-        rng = np.random.default_rng([seed, step, first + position])
+    """Return crops of one step at some positions: a pure function of the arguments."""
+    batch = np.empty((len(positions), size, size, 3), np.uint8)
+    for number, position in enumerate(positions):
+        rng = np.random.default_rng([seed, step, position])
         image = folder.load(int(rng.integers(len(folder))))
-        batch[position] = random_crop(image, size, min_scale, rng)
+        batch[number] = random_crop(image, size, min_scale, rng)
     return batch
 
 
@@ -54,8 +54,8 @@ def make_batch(
 class Crops:
     """The training crops of a folder: how they are cut, and the batch of every step.
 
-    `size` in pixels; `min_scale` as for `random_crop`; `batch_size` crops in a step of one process,
-    and those of another `rank` are others.
+    `size` in pixels; `min_scale` as for `random_crop`; `batch_size` crops in a step, of all
+    processes together.
     """
 
     folder: ImageFolder
@@ -63,21 +63,26 @@ class Crops:
     batch_size: int
     min_scale: float = 0.5
     seed: int = 0
-    rank: int = 0
 
-    def batch(self, step: int) -> UInt8[np.ndarray, "b size size 3"]:
-        """Return the crops of a step: a pure function of its number."""
+    def batch(
+        self, step: int, positions: Sequence[int] | None = None
+    ) -> UInt8[np.ndarray, "b size size 3"]:
+        """Return the crops of a step, or those at some positions: a function of the numbers."""
         return make_batch(
             self.folder,
             step=step,
             seed=self.seed,
-            batch_size=self.batch_size,
+            positions=range(self.batch_size) if positions is None else positions,
             size=self.size,
             min_scale=self.min_scale,
-            first=self.rank * self.batch_size,
         )
 
 
 def batch_to_tensor(batch: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
     """Turn crops into a float32 tensor in [0, 1], channels last in memory."""
-    return torch.from_numpy(batch).permute(0, 3, 1, 2).float().div_(255)
+    return to_unit_range(torch.from_numpy(batch))
+
+
+def to_unit_range(crops: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
+    """Turn crops into float32 in [0, 1], channels last in memory, where they are."""
+    return crops.permute(0, 3, 1, 2).float().div_(255)

@@ -7,7 +7,6 @@ handles one picture.
 """
 
 import pickle
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +15,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -29,6 +27,7 @@ from lictor.codecs.protocol import ImageCodec, NetworkCodec
 from lictor.coding.stopwatch import Clock, time_coding
 from lictor.errors import ConfigError, DataError, LictorError
 from lictor.evaluation.provenance import cpu_name
+from lictor.runtime import peak_rss_bytes
 
 OTHER_PART = "other"  # multiplications outside of a model's submodules
 _COUNTED_SIDE = 512  # pixels; the smallest multiple of the stride from here on is counted
@@ -289,21 +288,3 @@ def _peaks(
     codec = make()
     _ = codec.decode(argument) if isinstance(argument, bytes) else codec.encode(argument)
     return baseline, peak_rss_bytes()
-
-
-def peak_rss_bytes() -> int | None:
-    """Return the most memory that this process ever held, None where nobody says.
-
-    Linux' `ru_maxrss` will not do: a new process inherits it from the one that started it.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,6 +1,7 @@
 """Generalized divisive normalization, with few passes over memory in both directions."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -71,6 +72,9 @@ class GDN(nn.Module):
         """Normalize `x`; shape and dtype stay."""
         beta = lower_bound(self.beta, (_BETA_MIN + _PEDESTAL) ** 0.5).square() - _PEDESTAL
         gamma = lower_bound(self.gamma, _PEDESTAL**0.5).square() - _PEDESTAL
+        if torch.compiler.is_compiling():  # the compiler sees to memory itself
+            norm = F.conv2d(x.square(), gamma.to(x.dtype)[:, :, None, None], beta.to(x.dtype))
+            return x * (norm.sqrt() if self.inverse else norm.rsqrt())
         result = _Normalize.apply(x, gamma, beta, self.inverse)
         assert isinstance(result, Tensor)
         return result

@@ -104,6 +104,12 @@ class AbstractCodecModel(nn.Module, ABC):
         x_hat = self.synthesise(self.code(coder, self.analyse(padded), shape))
         return Output(crop(x_hat, height, width), dict(coder.bits))
 
+    def compile_transforms(self) -> None:
+        """Let torch compile the networks, at their first call; weights keep their names."""
+        for module in self.children():
+            if not isinstance(module, AbstractPrior):
+                module.compile()
+
     def freeze(self) -> None:
         """Stop learning and switch every entropy network to its reproducible evaluation."""
         self.eval().requires_grad_(False)

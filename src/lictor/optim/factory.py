@@ -1,6 +1,7 @@
 """The table of optimizers that recipes can name, with the settings of each."""
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -8,6 +9,16 @@ from torch import nn
 from lictor.config import SHARE_BELOW_ONE, Choice, Settings, at_least, one_of, option
 from lictor.optim.muon import Muon
 from lictor.optim.soap import SOAP
+from lictor.runtime import Runtime
+
+
+@runtime_checkable
+class SharingOptimizer(Protocol):
+    """An optimizer whose processes can share work, as those of `SOAP` can."""
+
+    def share_work(self, runtime: Runtime) -> None:
+        """Do so from now on."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,16 @@ import torch
 from torch import Tensor
 
 from lictor.errors import CheckpointError, ConfigError
-from lictor.optim.soap_math import Plan, adam_direction, make_plan, rotate, second_moments
+from lictor.optim.soap_math import (
+    Plan,
+    adam_direction,
+    joint,
+    make_plan,
+    rotate,
+    second_moments,
+)
 from lictor.optim.soap_stack import Stack, is_channels_last, plan_of, state_dtype
+from lictor.runtime import Runtime
 
 # On a CPU, tensors up to this size are stacked: their cost is the number of calls. Larger ones gain
 # nothing there, while elsewhere the calls always count.
@@ -146,6 +154,9 @@ class SOAP(torch.optim.Optimizer):
     factors by a power iteration and QR.
     """
 
+    # Tells loops that need not let it look at the gradients again.
+    step_takes_finite = True
+
     def __init__(
         self,
         params: Any,
@@ -161,6 +172,7 @@ class SOAP(torch.optim.Optimizer):
         stagger: bool = False,
     ):
         self.skipped_steps = 0
+        self._runtime = Runtime()
         self._stacks: dict[tuple[int, ...], Stack] = {}
         defaults = {
             "lr": lr,
@@ -179,7 +191,15 @@ class SOAP(torch.optim.Optimizer):
         """Take over a pickled or copied optimizer; stacks are built anew."""
         super().__setstate__(state)
         self.skipped_steps = 0
+        self._runtime = Runtime()
         self._stacks = {}
+
+    def share_work(self, runtime: Runtime) -> None:
+        """Refresh bases together with the other processes of a run, each some of them.
+
+        All must have the same parameters, gradients and settings.
+        """
+        self._runtime = runtime
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with settings of their own; raises `ConfigError` on a bad setting."""
@@ -209,29 +229,53 @@ class SOAP(torch.optim.Optimizer):
         )
 
     @overload
-    def step(self, closure: None = None) -> None: ...
+    def step(self, closure: None = None, *, finite: bool | None = None) -> None: ...
 
     @overload
-    def step(self, closure: Callable[[], Any]) -> Any: ...
+    def step(self, closure: Callable[[], Any], *, finite: bool | None = None) -> Any: ...
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, *, finite: bool | None = None) -> Any:
         """Take one step; `closure` may recompute the loss, which is returned.
 
-        Raises `ConfigError` on a sparse gradient.
+        `finite` is what the caller knows already of the norms of all gradients and their squares;
+        if not given they are looked at, for which a device has to be waited for. Raises
+        `ConfigError` on a sparse gradient.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if not self._gradients_are_finite():
+        if not (self._gradients_are_finite() if finite is None else finite):
             self.skipped_steps += 1
             return loss
         stacks = self._stacks_of_this_step()
         with _full_precision({stack.mean.device.type for _, stack, _ in stacks}):
+            turning: list[tuple[Stack, int]] = []
             for number, (group, stack, t) in enumerate(stacks):
-                self._update(stack, group, t, offset=number if group["stagger"] else 0)
+                self._update(stack, group, t)
+                offset = number if group["stagger"] else 0
+                if t < 0 or (t + 1 + offset) % group["precondition_every"] == 0:
+                    turning.append((stack, t))
+            self._turn(turning)
         return loss
+
+    def _turn(self, stacks: list[tuple[Stack, int]]) -> None:
+        """Set or refresh the bases of stacks; of several processes each does its share."""
+        runtime = self._runtime
+        load = [0] * runtime.world_size
+        owners: list[int] = []
+        for stack, _ in stacks:  # the same decisions everywhere: nothing but shapes is looked at
+            owners.append(load.index(min(load)))
+            load[owners[-1]] += sum(len(b) * b.shape[-1] ** 3 for b in stack.bases)
+        for (stack, t), owner in zip(stacks, owners, strict=True):
+            if owner == runtime.rank:
+                _ = stack.begin() if t < 0 else stack.refresh()
+        if runtime.world_size > 1:
+            for (stack, _), owner in zip(stacks, owners, strict=True):
+                changed = [*stack.bases, stack.mean, stack.mean_square]
+                runtime.broadcast_(changed if stack.bases else [], owner)
+                stack.joint_bases = joint(stack.bases, stack.plan.modes)
 
     def _gradients_are_finite(self) -> bool:
         """Look at the norms of all gradients at once; log which of them are not usable."""
@@ -296,7 +340,7 @@ class SOAP(torch.optim.Optimizer):
         self._stacks[key] = stack
         return stack
 
-    def _update(self, stack: Stack, group: dict[str, Any], t: int, *, offset: int) -> None:
+    def _update(self, stack: Stack, group: dict[str, Any], t: int) -> None:
         """Move the parameters of a stack by one step; `t` is how many they have made."""
         modes, betas = stack.plan.modes, group["betas"]
         factor_beta = betas[1] if group["factor_beta"] is None else group["factor_beta"]
@@ -316,10 +360,6 @@ class SOAP(torch.optim.Optimizer):
                     p.mul_(1 - lr * group["weight_decay"])
         for factor, moment in zip(stack.factors, second_moments(grad, modes), strict=True):
             factor.lerp_(moment, 1 - factor_beta)
-        if t < 0:
-            stack.begin()
-        elif (t + 1 + offset) % group["precondition_every"] == 0:
-            stack.refresh()
         for p in stack.params:
             self.state[p]["step"] = t + 1
 

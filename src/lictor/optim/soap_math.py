@@ -231,19 +231,20 @@ def next_basis(
     Returns the new basis and the old columns' order in it. The sign of each column is fixed by a
     non-negative diagonal of R. A factor that is not finite leaves its basis as it was.
     """
-    power = _scaled(factor) @ basis
+    finite = factor.isfinite().all((-2, -1))
+    power = _scaled(torch.where(finite[:, None, None], factor, 0)) @ basis
     estimates = (basis * power).sum(-2)
     order = torch.sort(estimates, dim=-1, descending=True, stable=True).indices
     q, r = torch.linalg.qr(power.gather(-1, order[:, None].expand_as(power)))
     signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)
     new = q * signs[:, None]
-    finite = new.isfinite().all((-2, -1))
-    if not finite.all():
+    finite = finite & new.isfinite().all((-2, -1))
+    # Elsewhere one would have to wait for the device, only to look.
+    if finite.is_cpu and not finite.all():
         _log.warning("a factor of side %d is not finite: its basis stays", factor.shape[-1])
-        new = torch.where(finite[:, None, None], new, basis)
-        same = torch.arange(order.shape[-1], device=order.device)
-        order = torch.where(finite[:, None], order, same)
-    return new, order
+    new = torch.where(finite[:, None, None], new, basis)
+    same = torch.arange(order.shape[-1], device=order.device)
+    return new, torch.where(finite[:, None], order, same)
 
 
 def reorder(

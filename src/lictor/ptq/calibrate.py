@@ -60,7 +60,7 @@ def calibration_crops(
     folder: ImageFolder, *, count: int = 32, size: int = 256, seed: int = 0, batch_size: int = 4
 ) -> list[Tensor]:
     """Return `count` random crops in batches `b 3 size size`: a pure function of its arguments."""
-    crops = make_batch(folder, step=0, seed=seed, batch_size=count, size=size, min_scale=0.5)
+    crops = make_batch(folder, step=0, seed=seed, positions=range(count), size=size, min_scale=0.5)
     return [batch_to_tensor(crops[i : i + batch_size]) for i in range(0, count, batch_size)]
 
 
@@ -70,7 +70,7 @@ def crop_batches(
     """Yield batches of random crops for ever, to optimize on."""
     for step in itertools.count():
         batch = make_batch(
-            folder, step=step, seed=seed, batch_size=batch_size, size=size, min_scale=0.5
+            folder, step=step, seed=seed, positions=range(batch_size), size=size, min_scale=0.5
         )
         yield batch_to_tensor(batch)
 

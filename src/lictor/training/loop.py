@@ -4,12 +4,14 @@
 save. What is trained, a `Task` knows; there is no trainer object and no callback registry.
 """
 
+import contextlib
 import dataclasses
 import math
+import re
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lictor.data.prefetch import Prefetcher
 from lictor.errors import LictorError
+from lictor.runtime import Runtime
 from lictor.training.checkpoint import RunState
 from lictor.training.hooks import NO_HOOKS, TrainHook
 from lictor.training.phases import Phase, phase_at
@@ -28,6 +31,9 @@ from lictor.training.task import Task
 MAX_SKIPPED_IN_A_ROW = 50
 # So many parameters are named in a message.
 _NAMED = 3
+_LOSS = "loss"
+# Gradients of a smaller norm have finite squares, in float32.
+_SURE_NORM = 1e18
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,21 @@ class StepReport:
         return f" in {names}" if names else ""
 
 
+@runtime_checkable
+class CheckingOptimizer(Protocol):
+    """An optimizer that takes no step with gradients that are no use to it, as `SOAP` does."""
+
+    skipped_steps: int
+    step_takes_finite: bool
+
+    def step(self, *, finite: bool | None = None) -> Any:
+        """Take a step; `finite` says what is known of the gradients and their squares."""
+        ...
+
+
 def train_step(
     task: Task,
-    batch: Any,
+    batch: Sequence[Any],
     *,
     step: int,
     optimizer: torch.optim.Optimizer,
@@ -66,27 +84,39 @@ def train_step(
     max_grad_norm: float = 1.0,
     progress: float = 0.0,
     resting: Collection[nn.Parameter] = (),
+    runtime: Runtime | None = None,
 ) -> StepReport:
-    """Take one optimizer step of a task on a batch of it.
+    """Take one optimizer step of a task on a batch of it, in pieces, together with other processes.
 
-    `progress`, from 0 to 1, is how much of the run lies behind; `resting` parameters do not learn.
+    `progress`, from 0 to 1, is how much of the run lies behind; `resting` parameters do not learn;
+    `runtime` is one process on the CPU if not given.
     A step whose gradient is not finite changes nothing and reports `skipped`; so does one that the
     optimizer itself refuses, as `SOAP` does, by counting it in its `skipped_steps`.
     """
-    model = task.model
-    loss = task.loss(batch, step=step, progress=progress)
+    model, runtime = task.model, runtime or Runtime()
     model.zero_grad(set_to_none=True)  # hooks may have put other tensors before the optimizer
-    loss.total.backward()
+    told: dict[str, Tensor] = {}
+    for piece in batch:
+        loss = task.loss(piece, step=step, progress=progress)
+        (loss.total / len(batch)).backward()
+        for name, value in {_LOSS: loss.total, **loss.metrics}.items():
+            share = value.detach().float() / len(batch)
+            told[name] = told[name] + share if name in told else share
+    runtime.average_([p.grad for p in model.parameters() if p.grad is not None])
     for p in resting:
         p.grad = None  # no optimizer moves, decays or keeps statistics of what has no gradient
     for hook in hooks.values():
         hook.before_step(step)
     norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    total, grad_norm, *metrics = _on_the_host(loss.total, norm, *loss.metrics.values())
+    grad_norm, total, *metrics = _on_the_host(runtime, norm, *told.values())
     refused, finite = getattr(optimizer, "skipped_steps", 0), math.isfinite(grad_norm)
     if finite:  # clipping by another norm would spread NaN over all gradients
         clip_grads_with_norm_(model.parameters(), max_grad_norm, norm)
-        optimizer.step()
+        if isinstance(optimizer, CheckingOptimizer):
+            known = True if grad_norm < _SURE_NORM else None
+            optimizer.step(finite=known)  # pyright: ignore[reportCallIssue]
+        else:
+            optimizer.step()
         finite = getattr(optimizer, "skipped_steps", 0) == refused
     if finite:
         for hook in hooks.values():
@@ -94,7 +124,7 @@ def train_step(
     return StepReport(
         step,
         total,
-        dict(zip(loss.metrics, metrics, strict=True)),
+        dict(zip(list(told)[1:], metrics, strict=True)),
         grad_norm,
         lr=optimizer.param_groups[0]["lr"],
         skipped=not finite,
@@ -102,10 +132,12 @@ def train_step(
     )
 
 
-def _on_the_host(*scalars: Tensor) -> list[float]:
-    """Bring scalars over at once: each transfer waits for all that a device has still to do."""
+def _on_the_host(runtime: Runtime, *scalars: Tensor) -> list[float]:
+    """Bring means over at once: each transfer waits for all that a device has still to do."""
     device = scalars[0].device
-    return torch.stack([scalar.detach().float().to(device) for scalar in scalars]).tolist()
+    values = torch.stack([scalar.float().to(device) for scalar in scalars])
+    runtime.average_([values])
+    return values.tolist()
 
 
 @torch.no_grad()
@@ -119,6 +151,20 @@ def _not_finite(model: torch.nn.Module) -> tuple[str, ...]:
     )
 
 
+@contextlib.contextmanager
+def _memory_of_the_device() -> Iterator[None]:
+    """Say what to do when a device has too little memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        asked = re.search(r"Tried to allocate ([\d.]+ \w+)", str(error))
+        more = f" ({asked[1]} more were asked for)" if asked else ""
+        raise LictorError(
+            f"the device has too little memory{more}; raise train.accumulate, or lower "
+            "train.batch_size or data.crop_size"
+        ) from error
+
+
 def _parameters_of(model: nn.Module, parts: Collection[str]) -> list[nn.Parameter]:
     return [p for part in parts for p in model.get_submodule(part).parameters()]
 
@@ -129,11 +175,13 @@ def train(
     state: RunState,
     *,
     hooks: Mapping[str, TrainHook] = NO_HOOKS,
+    runtime: Runtime | None = None,
 ) -> Iterator[StepReport]:
     """Train from `state.step` to the end of the run, yielding a report after every step.
 
     `state` is up to date at every yield: saving it there and resuming gives the same run, bit for
-    bit. Raises `LictorError` when training has diverged.
+    bit. `runtime` is one process on the CPU if not given. Raises `LictorError` when training has
+    diverged, or the device has too little memory.
     """
     steps, optim = config.train.steps, config.optim
     shape = SCHEDULES[optim.schedule].make(optim.shape)
@@ -154,16 +202,18 @@ def train(
         )
         for group in state.optimizer.param_groups:
             group["lr"] = lr
-        report = train_step(
-            task,
-            batch,
-            step=state.step,
-            optimizer=state.optimizer,
-            hooks=hooks,
-            max_grad_norm=optim.max_grad_norm,
-            progress=progress,
-            resting=_parameters_of(task.model, phase.freeze),
-        )
+        with _memory_of_the_device():
+            report = train_step(
+                task,
+                batch,
+                step=state.step,
+                optimizer=state.optimizer,
+                hooks=hooks,
+                max_grad_norm=optim.max_grad_norm,
+                progress=progress,
+                resting=_parameters_of(task.model, phase.freeze),
+                runtime=runtime,
+            )
         state.step += 1
         state.skipped += report.skipped
         skipped_in_a_row = skipped_in_a_row + 1 if report.skipped else 0

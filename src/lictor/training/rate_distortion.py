@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from lictor.data.crops import Crops, batch_to_tensor
+from lictor.data.crops import Crops, to_unit_range
 from lictor.data.folder import ImageFolder
 from lictor.data.images import image_to_tensor
+from lictor.errors import ConfigError
 from lictor.layers.quantize.noise import Noise
 from lictor.layers.quantize.surrogate import SURROGATES, Surrogate
 from lictor.metrics import psnr_of_mse
@@ -25,6 +26,17 @@ _LEAST_ERROR = 1e-12
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Crops of a step, uint8 and channels last, on their way to the device.
+
+    `first` is the place of the first one among all of the step.
+    """
+
+    first: int
+    crops: UInt8[torch.Tensor, "b size size 3"]
+
+
+@dataclass(frozen=True)
 class RateDistortionTask:
     """A `Task`: minimise `bpp + lmbda * 255^2 * MSE` of crops.
 
@@ -36,6 +48,10 @@ class RateDistortionTask:
         surrogate: the stand-in for rounding at a point of the run, 0 to 1; `mixed().at` for one.
         runtime: where, and in which precision.
         evaluation_side: the evaluation sees the middle of a picture, at most so many pixels a side.
+        pieces: the crops of a step are worked on in so many pieces, for less memory.
+
+    However many processes and pieces there are, the crops of a step are the same, and their noise.
+    Raises `ConfigError` when a step cannot be split so.
     """
 
     model: AbstractCodecModel
@@ -46,21 +62,36 @@ class RateDistortionTask:
     runtime: Runtime = field(default_factory=Runtime)
     evaluation_side: int = 512
 
+    pieces: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.runtime.share(self.crops.batch_size)) % self.pieces:
+            raise ConfigError(
+                f"train.batch_size = {self.crops.batch_size} does not split into "
+                f"{self.pieces} pieces (train.accumulate) on each of "
+                f"{self.runtime.world_size} processes"
+            )
+
     @property
     def items(self) -> int:
         """How many pictures there are to train on."""
         return len(self.crops.folder)
 
-    def batch(self, step: int) -> UInt8[np.ndarray, "b size size 3"]:
-        """Return the crops of a step."""
-        return self.crops.batch(step)
+    def batch(self, step: int) -> list[Piece]:
+        """Return this process' crops of a step."""
+        own = self.runtime.share(self.crops.batch_size)
+        size = len(own) // self.pieces
+        starts = range(own.start, own.stop, size)
+        crops = (self.crops.batch(step, range(start, start + size)) for start in starts)
+        return [
+            Piece(start, self.runtime.stage(torch.from_numpy(array)))
+            for start, array in zip(starts, crops, strict=True)
+        ]
 
-    def loss(
-        self, batch: UInt8[np.ndarray, "b size size 3"], *, step: int, progress: float
-    ) -> TaskLoss:
+    def loss(self, piece: Piece, *, step: int, progress: float) -> TaskLoss:
         """Return the loss of crops, with their `bpp` and `mse`."""
-        x = self.runtime.put(batch_to_tensor(batch))
-        noise = Noise(self.crops.seed, step, self.runtime.rank)
+        x = to_unit_range(self.runtime.put(piece.crops))
+        noise = Noise(self.crops.seed, step, piece.first, self.crops.batch_size)
         with self.runtime.autocast():
             out = self.model(x, surrogate=self.surrogate(progress), noise=noise)
         loss = rate_distortion(x, out, self.lmbda)
@@ -75,20 +106,18 @@ class RateDistortionTask:
         """
         training = self.model.training
         self.model.eval()
-        losses, bpps, psnrs = [], [], []
-        for number in range(len(self.held_out)):
+        own = []
+        for number in range(self.runtime.rank, len(self.held_out), self.runtime.world_size):
             x = self.runtime.put(image_to_tensor(self._middle(self.held_out.load(number))))
             loss = rate_distortion(x, self.model(x), self.lmbda)
-            losses.append(float(loss.total))
-            bpps.append(float(loss.bpp))
-            psnrs.append(psnr_of_mse(255**2 * max(float(loss.distortion), _LEAST_ERROR)))
+            psnr = psnr_of_mse(255**2 * max(float(loss.distortion), _LEAST_ERROR))
+            own.append((number, float(loss.total), float(loss.bpp), psnr))
         self.model.train(training)
-        count = len(self.held_out)
-        return {
-            "loss": sum(losses) / count,
-            "bpp": sum(bpps) / count,
-            "psnr": sum(psnrs) / count,
-        }
+        # Added up in the order of the pictures, whoever has evaluated them.
+        rows = sorted(row for part in self.runtime.gather(own) for row in part)
+        _, losses, bpps, psnrs = zip(*rows, strict=True)
+        means = (sum(values) / len(rows) for values in (losses, bpps, psnrs))
+        return dict(zip(("loss", "bpp", "psnr"), means, strict=True))
 
     def _middle(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "a b 3"]:
         height, width = (min(side, self.evaluation_side) for side in image.shape[:2])
@@ -125,7 +154,6 @@ def codec_task(
         batch_size=settings.batch_size,
         min_scale=data.min_scale,
         seed=settings.seed,
-        rank=runtime.rank,
     )
     return RateDistortionTask(
         model,
@@ -135,4 +163,5 @@ def codec_task(
         surrogate=_surrogates(config),
         runtime=runtime,
         evaluation_side=settings.eval_side,
+        pieces=settings.accumulate,
     )

@@ -164,7 +164,11 @@ class TrainConfig(Settings):
     steps: int = option(100_000, at_least(1), may_change=True)
     """Optimizer steps in all."""
     batch_size: int = option(8, between(1, 4096))
-    """Crops in a step."""
+    """Crops in a step, of all processes together."""
+    accumulate: int = option(1, between(1, 4096), may_change=True)
+    """A process works on its crops in so many pieces, one after the other, for less memory."""
+    compile: bool = option(False, may_change=True)
+    """Compile the transforms before the first step: minutes at first, then faster on a GPU."""
     seed: int = option(0, Rule(lambda v: 0 <= v < 2**63, "from 0 to 2^63 - 1"))
     """Seed of the weights, the crops and the noise."""
     precision: str = option("float32", one_of(*PRECISIONS))

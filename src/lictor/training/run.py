@@ -10,7 +10,9 @@ checkpoint.pt    the latest state; `run(resume=True)` goes on from it
 .lock            empty; locked while a run writes here
 """
 
+import contextlib
 import dataclasses
+import io
 import json
 import logging
 import math
@@ -23,12 +25,12 @@ import torch
 
 from lictor.config import nearest
 from lictor.data.crops import batch_to_tensor
-from lictor.data.folder import open_image_folder
-from lictor.errors import CheckpointError, ConfigError, DataError
+from lictor.data.folder import ImageFolder, open_image_folder
+from lictor.errors import CheckpointError, ConfigError, DataError, LictorError
 from lictor.files import locked_folder, write_file
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import MODELS
-from lictor.optim.factory import OPTIMIZERS
+from lictor.optim.factory import OPTIMIZERS, SharingOptimizer
 from lictor.optim.precondition import check_linear_map
 from lictor.runtime import Runtime
 from lictor.training.checkpoint import (
@@ -120,7 +122,9 @@ def _best_loss(metrics: Path) -> float:
     return min(finite, default=math.inf)
 
 
-def _mean_report(reports: Sequence[StepReport], skipped: int) -> dict[str, Any]:
+def _mean_report(
+    reports: Sequence[StepReport], skipped: int, peak_bytes: int | None
+) -> dict[str, Any]:
     done = [r for r in reports if not r.skipped] or list(reports)
     rows = [{"loss": r.loss, **r.metrics, "grad_norm": r.grad_norm} for r in done]
     means = {k: sum(row[k] for row in rows) / len(rows) for k in rows[0]}
@@ -133,6 +137,7 @@ def _mean_report(reports: Sequence[StepReport], skipped: int) -> dict[str, Any]:
         "step_s": step_s / len(reports),
         "wait_share": sum(r.wait_s for r in reports) / step_s if step_s else 0.0,
         "skipped": skipped,
+        "peak_mib": None if peak_bytes is None else round(peak_bytes / 2**20, 1),
     }
 
 
@@ -140,9 +145,12 @@ def _build(config: RunConfig, runtime: Runtime) -> tuple[AbstractCodecModel, Run
     """Build a model and what trains it; whatever is wrong with a recipe shows here."""
     torch.manual_seed(config.train.seed)
     model = MODELS[config.model.name].make(config.model.settings)
-    model.to(runtime.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    runtime.place(model)
     optim = config.optim
     state = RunState(OPTIMIZERS[optim.name].make(optim.settings, model, optim.lr))
+    if isinstance(state.optimizer, SharingOptimizer):
+        state.optimizer.share_work(runtime)
     for part in {part for phase in config.phases for part in phase.freeze}:
         _check_part(model, part)
     if config.train.conflict_every:
@@ -216,13 +224,19 @@ def _hooks(
     config: RunConfig, out: Path, task: RateDistortionTask, state: RunState
 ) -> dict[str, TrainHook]:
     """Build the recipe's techniques and its probe, with what they write in the run folder."""
+    runtime = task.runtime
+
+    def recorder(name: str) -> Callable[[dict[str, Any]], None]:
+        return _recorder(out / name) if runtime.is_first else lambda _: None
+
     hooks = build_techniques(
         config,
         task.model,
         state.optimizer,
         items=task.items,
         history=out / TRAJECTORIES,
-        record=_recorder(out / MODES),
+        record=recorder(MODES),
+        runtime=runtime,
     )
     if config.train.conflict_every:
         hooks[PROBE] = ConflictProbe(
@@ -234,7 +248,7 @@ def _hooks(
             lmbda=config.loss.lmbda,
             every=config.train.conflict_every,
             lag=config.train.conflict_lag,
-            record=_recorder(out / CONFLICT),
+            record=recorder(CONFLICT),
         )
     return hooks
 
@@ -246,6 +260,50 @@ def _open_run_folder(config: RunConfig, out: Path, step: int) -> IO[str]:
     _trim_metrics(out / MODES, step)
     write_file(out / CONFIG, (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
     return _open_log(out / METRICS)
+
+
+@contextlib.contextmanager
+def _no_log() -> Iterator[IO[str]]:
+    """Give what takes the lines of a process that does not write."""
+    yield io.StringIO()
+
+
+def _open_pictures(
+    config: RunConfig, data: Path, on_decode: Callable[[int, int], None], runtime: Runtime
+) -> ImageFolder:
+    """Open the pictures, in the first process first: it decodes them for all on its machine.
+
+    Raises `ConfigError` when the processes do not see the same.
+    """
+
+    def open_them() -> ImageFolder:
+        cache_bytes = config.data.cache_mib * 2**20
+        return open_image_folder(data, cache_bytes=cache_bytes, on_progress=on_decode)
+
+    folder = open_them() if runtime.is_first else None
+    runtime.gather(None)
+    folder = folder or open_them()
+    seen = runtime.gather(folder.identity)
+    if len(set(seen)) > 1:
+        odd = next(rank for rank, identity in enumerate(seen) if identity != seen[0])
+        raise ConfigError(
+            f"{data}: process {odd} sees other pictures there than process 0 does; "
+            "give every machine the same folder"
+        )
+    return folder
+
+
+def _check_agreement(task: Task, runtime: Runtime, step: int) -> None:
+    """Raise `LictorError` when the processes of a run have come to different weights."""
+    if runtime.world_size == 1:
+        return
+    with torch.no_grad():
+        total = sum(float(p.double().sum()) for p in task.model.parameters())
+    if len(set(map(str, runtime.gather(total)))) > 1:
+        raise LictorError(
+            f"step {step}: the processes have come to different weights; --resume goes back to the "
+            "last checkpoint"
+        )
 
 
 def _open_log(path: Path) -> IO[str]:
@@ -281,17 +339,17 @@ def run(
 
     Yields a report after every step and after every evaluation. When `should_stop` says so, the run
     ends after the current step with a checkpoint to resume from; `other_data` lets a resumed run go
-    on with other pictures; `runtime` is one process on the CPU if not given. Raises `ConfigError`,
-    `DataError` or `CheckpointError` before the first step if something does not fit, or if another
-    run is going on in the same folder.
+    on with other pictures; `runtime` is one process on the CPU if not given. Of several processes
+    the first one writes, and all see the same folders. Raises `ConfigError`, `DataError` or
+    `CheckpointError` before the first step if something does not fit, or if another run is going on
+    in the same folder.
     """
     out = Path(out)
     runtime = dataclasses.replace(runtime or Runtime(), precision=config.train.precision)
+    _log.info("training on %s", runtime.describe())
     model, state = _build(config, runtime)
     _read(config, out, resume=resume)  # fails now rather than after the pictures are read
-    folder = open_image_folder(
-        Path(data), cache_bytes=config.data.cache_mib * 2**20, on_progress=on_decode
-    )
+    folder = _open_pictures(config, Path(data), on_decode, runtime)
     _warn_of_small_crops(config, model)
     task = codec_task(config, model, *folder.split(config.data.held_out), runtime)
     state.data = folder.identity
@@ -299,16 +357,19 @@ def run(
     if taken := sorted({*own, PROBE} & set(others)):
         raise ConfigError(f"a hook is called {taken[0]!r} already; give yours another name")
     hooks = {**others, **own}
-    with locked_folder(out):
+    if config.train.compile:
+        model.compile_transforms()
+    with locked_folder(out) if runtime.is_first else contextlib.nullcontext():
         # Read again, now that no other run can write there.
         content = _read(config, out, resume=resume)
         if content is not None:
             restore(content, out / CHECKPOINT, model, state, hooks, optional=(PROBE,))
         changes = _changes_data(state, folder.identity, out, other=other_data)
-        with _open_run_folder(config, out, state.step) as log:
+        runtime.gather(None)  # all have read the checkpoint before the first one writes another
+        with _open_run_folder(config, out, state.step) if runtime.is_first else _no_log() as log:
             if changes:
                 _append(log, {"kind": "data", "step": state.step, "identity": folder.identity})
-            yield from _train_and_keep(config, task, state, hooks, out, log, should_stop)
+            yield from _train_and_keep(config, task, state, hooks, out, log, should_stop, runtime)
 
 
 def _train_and_keep(
@@ -319,10 +380,12 @@ def _train_and_keep(
     out: Path,
     log: IO[str],
     should_stop: Callable[[], bool],
+    runtime: Runtime,
 ) -> Iterator[StepReport | Evaluation]:
     """Train any task, with its logs, evaluations and checkpoints in a run folder."""
     settings, reports = config.train, []
     best = _best_loss(out / METRICS) if (out / BEST).exists() else math.inf
+    writes = runtime.is_first
 
     def evaluate() -> Evaluation:
         nonlocal best
@@ -330,24 +393,26 @@ def _train_and_keep(
             metrics = task.evaluate()
             _append(log, {"kind": "evaluation", "step": state.step, **metrics})
             result = Evaluation(state.step, metrics.pop("loss"), metrics)
-            if result.loss < best:
+            if writes and result.loss < best:
                 best = result.loss
                 save_weights(out / BEST, config, task.model, state.step)
         return result
 
-    for report in train(config, task, state, hooks=hooks):
+    for report in train(config, task, state, hooks=hooks, runtime=runtime):
         reports.append(report)
         yield report
         last = state.step >= settings.steps
-        stop = last or should_stop()
+        stop = last or runtime.any(should_stop())
         if stop or state.step % settings.log_every == 0:
-            _append(log, _mean_report(reports, state.skipped))
+            _append(log, _mean_report(reports, state.skipped, runtime.peak_bytes()))
             reports = []
+            _check_agreement(task, runtime, state.step)
         if last or state.step % settings.eval_every == 0:
             yield evaluate()
-        if stop or state.step % settings.checkpoint_every == 0:
+        due = stop or state.step % settings.checkpoint_every == 0
+        if due and writes:
             save_checkpoint(out / CHECKPOINT, config, task.model, state, hooks)
-        if last:  # by now modes have been found, and the checkpoint holds them
+        if last and writes:  # by now modes have been found, and the checkpoint holds them
             (out / TRAJECTORIES).unlink(missing_ok=True)
         if stop:
             return

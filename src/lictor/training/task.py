@@ -1,6 +1,6 @@
 """What a run trains, as the loop sees it: a model, batches, a loss, an evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,14 +30,20 @@ class Task(Protocol):
         """How many things there are to train on: an epoch is so many."""
         ...
 
-    def batch(self, step: int) -> Any:
-        """Return what a step trains on: a pure function of its number, made in another thread."""
+    def batch(self, step: int) -> Sequence[Any]:
+        """Return what a step trains on: a pure function of its number, made in another thread.
+
+        It comes in one piece or several; the mean of their losses is minimised.
+        """
         ...
 
-    def loss(self, batch: Any, *, step: int, progress: float) -> TaskLoss:
-        """Return the loss of a batch at a step, `progress` of the way through the run (0 to 1)."""
+    def loss(self, piece: Any, *, step: int, progress: float) -> TaskLoss:
+        """Return the loss of a piece at a step, `progress` of the way through the run (0 to 1)."""
         ...
 
     def evaluate(self) -> dict[str, float]:
-        """Return averages over what was kept out of training, the `loss` among them."""
+        """Return averages over what was kept out of training, the `loss` among them.
+
+        The processes of a run share the work, and all return the same.
+        """
         ...

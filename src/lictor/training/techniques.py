@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from lictor.errors import ConfigError
+from lictor.runtime import Runtime
 from lictor.training.hooks import TrainHook
 from lictor.training.recipe import RunConfig, StdetConfig
 from lictor.training.sma import SMA
@@ -39,11 +40,13 @@ def build_techniques(
     items: int,
     history: Path | None = None,
     record: Callable[[dict[str, Any]], None] = lambda _: None,
+    runtime: Runtime | None = None,
 ) -> dict[str, TrainHook]:
     """Build what the sections [stdet] and [sma] ask for; an epoch is `items` crops.
 
-    `history` is the file for STDET's first snapshots, `record` takes the rows of its story. Raises
-    `ConfigError` when a section asks for what this run cannot have.
+    `history` is the file for STDET's first snapshots, `record` takes the rows of its story;
+    `runtime` is one process if not given. Raises `ConfigError` when a section asks for what this
+    run cannot have.
     """
     hooks: dict[str, TrainHook] = {}
     steps, averaged = config.train.steps, config.sma
@@ -87,6 +90,7 @@ def build_techniques(
             sma=sma,
             history=history,
             record=record,
+            runtime=runtime,
         )
         hooks["stdet"] = stdet
         if sma is not None:

@@ -9,11 +9,11 @@ and the rate, is said by a pair of paths: `lictor.layers.quantize.surrogate`.
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lictor.errors import ConfigError
+from lictor.layers.quantize.noise import Draw
 from lictor.ops import round_ste
 
 
@@ -21,10 +21,11 @@ from lictor.ops import round_ste
 class Path(Protocol):
     """One way to stand in for rounding; equal paths get the same noise."""
 
-    def noise(
-        self, like: Float[Tensor, "*shape"], generator: torch.Generator | None
-    ) -> Tensor | None:
-        """Draw what the path needs for a residual of this shape; None where it needs nothing."""
+    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> Tensor | None:
+        """Draw what the path needs for a residual of this shape; None where it needs nothing.
+
+        `draw` gives U(-1/2, 1/2) noise.
+        """
         ...
 
     def __call__(
@@ -34,19 +35,13 @@ class Path(Protocol):
         ...
 
 
-def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.empty_like(like).uniform_(-0.5, 0.5, generator=generator)
-
-
 @dataclass(frozen=True)
 class AdditiveNoise:
     """Add U(-1/2, 1/2) noise to each element (Balle et al. 2017, section 3)."""
 
-    def noise(
-        self, like: Float[Tensor, "*shape"], generator: torch.Generator | None
-    ) -> Float[Tensor, "*shape"]:
+    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> Float[Tensor, "*shape"]:
         """Draw the noise."""
-        return _uniform(like, generator)
+        return draw(like)
 
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None
@@ -60,9 +55,9 @@ class AdditiveNoise:
 class StraightThrough:
     """Round, and pretend in the backward pass that nothing was rounded (Theis et al. 2017)."""
 
-    def noise(self, like: Float[Tensor, "*shape"], generator: torch.Generator | None) -> None:
+    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> None:
         """Draw nothing."""
-        del like, generator
+        del like, draw
 
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None
@@ -88,11 +83,9 @@ class AnnealedDither:
         if not 0 <= self.temperature <= 1:
             raise ConfigError(f"temperature = {self.temperature} must be from 0 to 1")
 
-    def noise(
-        self, like: Float[Tensor, "*shape"], generator: torch.Generator | None
-    ) -> Float[Tensor, "*shape"]:
+    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> Float[Tensor, "*shape"]:
         """Draw the dither at temperature 1."""
-        return _uniform(like, generator)
+        return draw(like)
 
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lictor.config import Choice, Settings, one_of, option
 from lictor.errors import ConfigError
+from lictor.layers.quantize.noise import Draw, draw_anew
 from lictor.layers.quantize.paths import AdditiveNoise, Path, StraightThrough
 
 Params = tuple[Tensor, ...]
@@ -86,12 +86,15 @@ class Surrogate:
         latent: Float[Tensor, "*shape"],
         prior: Centered,
         params: Params,
-        generator: torch.Generator | None,
+        draw: Draw = draw_anew,
     ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-        """Return the latent for the synthesis, and the residual whose rate is charged."""
+        """Return the latent for the synthesis, and the residual whose rate is charged.
+
+        `draw` gives U(-1/2, 1/2) noise; from torch's own generator if not given.
+        """
         residual = prior.residual(latent, params)
-        noise = self.synthesis.noise(residual, generator)
-        rate_noise = noise if self.rate == self.synthesis else self.rate.noise(residual, generator)
+        noise = self.synthesis.noise(residual, draw)
+        rate_noise = noise if self.rate == self.synthesis else self.rate.noise(residual, draw)
         for_rate = self.rate(residual, rate_noise)
 
         held = params if self.mean_gradient == "full" else prior.held(params)

@@ -16,7 +16,10 @@ from lictor.training.stdet.flat import FlatParameters, edit_flat, flat
 
 @dataclass(frozen=True)
 class _Lines:
-    """The embedded weights of one parameter: places in its flat vector, and their lines."""
+    """The embedded weights of one parameter: places in its flat vector, and their lines.
+
+    They are where the parameter is.
+    """
 
     places: Int[Tensor, " e"]
     mode: Int[Tensor, " e"]
@@ -73,9 +76,9 @@ class Embedding:
         for k, (inside, mode, slope, offset) in enumerate(zip(*pieces, strict=True)):
             places = torch.nonzero(inside).flatten()
             if len(places):
-                self._lines[k] = _Lines(
-                    places, mode[places].long(), slope[places].clone(), offset[places].clone()
-                )
+                own = (places, mode[places].long(), slope[places].clone(), offset[places].clone())
+                device = self._parameters.parameters[k].device
+                self._lines[k] = _Lines(*(t.to(device) for t in own))
 
     def share_of(self, number: int) -> float:
         """Return which share of a parameter's weights is embedded."""
@@ -83,9 +86,10 @@ class Embedding:
         return len(lines.places) / self._parameters.sizes[number] if lines else 0.0
 
     def free_places(self, number: int) -> Int[Tensor, " f"]:
-        """Return the places of a parameter's weights that are still trained."""
+        """Return the places of a parameter's weights that are still trained, where it is."""
         start, end = self._parameters.offsets[number : number + 2]
-        return torch.nonzero(~self.embedded[start:end]).flatten()
+        places = torch.nonzero(~self.embedded[start:end]).flatten()
+        return places.to(self._parameters.parameters[number].device)
 
     @torch.no_grad()
     def project(self, value_of: Callable[[nn.Parameter], Tensor] = lambda p: p.detach()) -> None:
@@ -115,7 +119,8 @@ class Embedding:
 
         With `w_k = a_k w_ref + b_k` the loss' gradient by `w_ref` gets `a_k g_k` of each.
         """
-        sums = torch.zeros(len(self.references))
+        device = self._parameters.parameters[0].device
+        sums = torch.zeros(len(self.references), device=device)
         for k, lines in self._lines.items():
             grad = self._parameters.parameters[k].grad
             if grad is not None:

@@ -18,12 +18,14 @@ _CHUNK_BYTES = 2**26
 class History:
     """Up to `capacity` snapshots of `size` weights, in a memory-mapped file or else in RAM.
 
-    The space is reserved at once: a disk that fills up later would kill the process. Raises
-    `DataError` when there is no room.
+    Without `keeps` they are only counted: another process keeps them. The space is reserved at
+    once: a disk that fills up later would kill the process. Raises `DataError` when there is no
+    room.
     """
 
-    def __init__(self, size: int, capacity: int, path: Path | None = None):
+    def __init__(self, size: int, capacity: int, path: Path | None = None, *, keeps: bool = True):
         self.size, self.capacity, self.path = size, capacity, path
+        self.keeps = keeps
         self.count = 0
         self._rows: np.ndarray | None = None
         self._dropped = False
@@ -71,7 +73,8 @@ class History:
 
     def append(self, weights: Float[Tensor, " n"]) -> None:
         """Keep a snapshot; raises `DataError` when there is no room."""
-        self._open()[self.count] = weights.float().numpy()
+        if self.keeps:
+            self._open()[self.count] = weights.float().numpy()
         self.count += 1
 
     def row(self, number: int) -> Float[Tensor, " n"]:
@@ -117,7 +120,7 @@ class History:
         """Restore the snapshots; raises `CheckpointError` when their file is gone."""
         self.count = state["count"]
         self._dropped = self._needless = state["dropped"]
-        if not self.count:
+        if not (self.count and self.keeps):
             return
         rows = self._open(must_exist=state["rows"] is None)
         if state["rows"] is not None:

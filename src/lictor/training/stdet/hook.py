@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from lictor.errors import CheckpointError, ConfigError
 from lictor.layers.gdn import GDN
 from lictor.priors.factorized import FactorizedPrior
+from lictor.runtime import Runtime
 from lictor.training.sma import SMA
 from lictor.training.stdet.flat import FlatParameters
 from lictor.training.stdet.history import History
@@ -121,6 +122,10 @@ class STDET:
             anchored in it, and its weights go to their lines together with the trained ones.
         history: file for the first snapshots, in memory if not given.
         record: takes each row of the run's story, a dictionary that is ready for JSON.
+        runtime: of several processes the first one keeps the snapshots and finds the modes.
+
+    Whatever is about all weights lies in the memory of the CPU; on a device, only the lines of
+    embedded weights and the sums of sensitivities do.
 
     When a parameter is wholly embedded, it gets neither gradients nor optimizer state any more
     (unless the chain rule needs the gradients; Muon, which has no state in the usual place, keeps
@@ -139,7 +144,9 @@ class STDET:
         sma: SMA | None = None,
         history: Path | None = None,
         record: Callable[[dict[str, Any]], None] = lambda _: None,
+        runtime: Runtime | None = None,
     ):
+        self._runtime = runtime or Runtime()
         self.schedule, self.choices, self.sma = schedule, choices, sma
         self.parameters = FlatParameters(model, always_free(model))
         self.total = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -152,7 +159,12 @@ class STDET:
         self._taken = 0  # snapshots that were due so far
         self._optimizer = optimizer
         self._record = record
-        self._history = History(len(self.parameters), schedule.warmup + 1, history)
+        self._history = History(
+            len(self.parameters),
+            schedule.warmup + 1,
+            history,
+            keeps=self._runtime.is_first,
+        )
         self._sensitivity = Sensitivity(self.parameters, choices.sensitivity)
         self._uses_sensitivity = choices.selection in ("both", "sensitivity")
         self._released = ReleasedStates(optimizer) if isinstance(optimizer, ENTRYWISE) else None
@@ -200,7 +212,7 @@ class STDET:
         return self.sma.average(p) if self.sma is not None else p.detach()
 
     def _take_snapshot(self, step: int, *, event: bool) -> None:
-        weights = self.parameters.gather(self._value).float()
+        weights = self.parameters.gather(self._value).float().cpu()
         row: dict[str, Any] = {"kind": "snapshot", "step": step}
         if self.modes is None:
             self._history.append(weights)
@@ -223,6 +235,17 @@ class STDET:
         return state_bytes(self._optimizer) + beside
 
     def _find_modes(self, step: int) -> ModeLines:
+        modes = self._find_in_history(step) if self._runtime.is_first else None
+        found = self._runtime.from_first(None if modes is None else modes.state_dict())
+        modes = modes or ModeLines.from_state(self.parameters, found)
+        self._history.drop()
+        means = modes.mean_correlations(modes.correlation)
+        loose = [number for number, mean in enumerate(means) if mean < LEAST_MODE_CORRELATION]
+        if loose:
+            _log.warning("modes %s are loose: their weights stay free", loose)
+        return modes
+
+    def _find_in_history(self, step: int) -> ModeLines:
         choices = self.choices
         modes = ModeLines.find(
             self.parameters,
@@ -238,11 +261,6 @@ class STDET:
             "history_bytes": self._history.size_bytes,
         }
         self._record(row | modes.description(self._history))
-        self._history.drop()
-        means = modes.mean_correlations(modes.correlation)
-        loose = [number for number, mean in enumerate(means) if mean < LEAST_MODE_CORRELATION]
-        if loose:
-            _log.warning("modes %s are loose: their weights stay free", loose)
         return modes
 
     @torch.no_grad()

@@ -151,13 +151,14 @@ class ModeLines:
     def project_dummies(self, value_of: Callable[[nn.Parameter], Tensor]) -> None:
         """Put the dummies of the last event on the lines that were fitted then."""
         values = self.parameters.gather(value_of)
-        level = values[self.stats.references][self.stats.mode.long()]
+        level = values.cpu()[self.stats.references][self.stats.mode.long()]
         lines = torch.addcmul(self.offset, self.slope, level)
         sizes = self.parameters.sizes
         for p, line, inside in zip(
             self.parameters.parameters, lines.split(sizes), self.dummies.split(sizes), strict=True
         ):
             if inside.any():
+                line, inside = line.to(p.device), inside.to(p.device)
                 edit_flat(
                     value_of(p),
                     lambda v, line=line, inside=inside: v.copy_(torch.where(inside, line, v)),

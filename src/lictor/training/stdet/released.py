@@ -52,7 +52,7 @@ class ReleasedStates:
 
     def release(self, p: nn.Parameter, places: Int[Tensor, " f"]) -> None:
         """Let the optimizer see only these places of a weight, and keep state for no others."""
-        seen, before = p, torch.arange(p.numel())
+        seen, before = p, torch.arange(p.numel(), device=p.device)
         if p in self:
             _, seen, before = self._free[id(p)]
         kept = torch.isin(before, places, assume_unique=True)

@@ -41,7 +41,7 @@ class Sensitivity:
         if not grads or not torch.nn.utils.get_total_norm(grads).isfinite():
             return
         if self._sum is None:
-            self._sum = torch.zeros(len(self._parameters))
+            self._sum = torch.zeros(len(self._parameters), device=grads[0].device)
         self.steps += 1
         for p, total in self._parameters.split(self._sum):
             if p.grad is None:
@@ -58,7 +58,7 @@ class Sensitivity:
         """Return the sensitivities; `move` is how far each weight is from its line."""
         if self._sum is None:
             return torch.zeros_like(move)
-        mean = self._sum / max(self.steps, 1)
+        mean = self._sum.to(move.device) / max(self.steps, 1)
         return 0.5 * mean * move.square() if self.kind == "delta_fisher" else mean
 
     def reset(self) -> None:
@@ -74,4 +74,5 @@ class Sensitivity:
         steps, total = state["steps"], state["sum"]
         assert isinstance(steps, int)
         assert not isinstance(total, int)
-        self.steps, self._sum = steps, total
+        place = self._parameters.parameters[0].device
+        self.steps, self._sum = steps, None if total is None else total.to(place)
