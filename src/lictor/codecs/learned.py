@@ -52,7 +52,7 @@ class Encoded:
 
 
 @contextmanager
-def _own_torch_state() -> Iterator[None]:
+def _own_torch_state(device_type: str = "cpu") -> Iterator[None]:
     """Shield the codec from the caller's autocast, default dtype and device, and translate errors.
 
     Under a caller's autocast the same file would decode to another picture.
@@ -60,11 +60,16 @@ def _own_torch_state() -> Iterator[None]:
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.autocast("cpu", enabled=False), torch.device("cpu"):
+        with (
+            torch.autocast("cpu", enabled=False),
+            torch.autocast(device_type, enabled=False),
+            torch.device("cpu"),
+        ):
             yield
     except (MemoryError, RuntimeError) as error:
         # torch reports that memory ran out as a RuntimeError from its allocator.
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if known or "allocate memory" in str(error):
             raise DataError("the picture needs more memory than there is; split it") from error
         raise
     finally:
@@ -84,6 +89,7 @@ class Codec:
         replaces: Sequence[bytes] = (),
     ):
         self._model = model
+        self._device = torch.device("cpu")
         self._tables = dict(tables)
         self._weight_dtype = weight_dtype
         self.notes = dict(notes or {})
@@ -134,6 +140,17 @@ class Codec:
     def name(self) -> str:
         """Name of the model inside."""
         return f"lictor {self._model.name}"
+
+    def to(self, device: torch.device | str) -> "Codec":
+        """Run the transforms on a device from now on; returns the codec itself.
+
+        Whatever decides a probability stays on the CPU: files hold the same, whoever reads them.
+        Only the pixels of a picture may differ by a grey level, as another sum's order makes them.
+        """
+        self._device = torch.device(device)
+        for part in self._model.transforms():
+            part.to(self._device)
+        return self
 
     @property
     def model(self) -> AbstractCodecModel:
@@ -219,11 +236,12 @@ class Codec:
         _check_image(image)
         height, width, channels = image.shape
         coder = EncodeCoder(self._tables)
-        with _own_torch_state():
+        with _own_torch_state(self._device.type):
             x = pad_to_multiple(image_to_tensor(image), self._model.stride)
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = x.contiguous(memory_format=torch.channels_last).to(self._device)
             shape = self._model.padded_shape(1, height, width)
-            quantized = self._model.code(coder, self._model.analyse(x), shape)
+            latents = {name: t.cpu() for name, t in self._model.analyse(x).items()}
+            quantized = self._model.code(coder, latents, shape)
         payload, symbol_crc = coder.finish()
         file = Container(self.fingerprint, width, height, channels, payload, symbol_crc)
         return file.to_bytes(), quantized, symbol_crc
@@ -232,8 +250,9 @@ class Codec:
     def _picture(
         self, quantized: Latents, height: int, width: int, channels: int
     ) -> UInt8[np.ndarray, "h w c"]:
-        with _own_torch_state():
-            x_hat = crop(self._model.synthesise(quantized), height, width)
+        with _own_torch_state(self._device.type):
+            there = {name: t.to(self._device) for name, t in quantized.items()}
+            x_hat = crop(self._model.synthesise(there), height, width).cpu()
         return tensor_to_image(x_hat, channels=channels)
 
     @torch.inference_mode()

@@ -101,7 +101,7 @@ def stored(
     replaces: Sequence[bytes] = (),
 ) -> Stored:
     """Put together what a codec's file holds."""
-    tensors = {_WEIGHTS + key: tensor for key, tensor in weights.items()}
+    tensors = {_WEIGHTS + key: tensor.cpu() for key, tensor in weights.items()}
     for name, table in tables.items():
         tensors |= _pack_tables(table, name)
     return Stored(config, tensors, weight_dtype, notes, replaces)

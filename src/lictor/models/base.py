@@ -104,6 +104,11 @@ class AbstractCodecModel(nn.Module, ABC):
         x_hat = self.synthesise(self.code(coder, self.analyse(padded), shape))
         return Output(crop(x_hat, height, width), dict(coder.bits))
 
+    def transforms(self) -> list[nn.Module]:
+        """Return the networks that decide no probability: they may compute anywhere."""
+        exact = (EntropyNetwork, AbstractPrior)
+        return [module for module in self.children() if not isinstance(module, exact)]
+
     def compile_transforms(self) -> None:
         """Let torch compile the networks, at their first call; weights keep their names."""
         for module in self.children():

@@ -73,7 +73,7 @@ def stored_state(model: AbstractCodecModel, dtype: torch.dtype) -> dict[str, Ten
     exact, result = exact_names(model), dict[str, Tensor]()
     for name, tensor in model.state_dict().items():
         if name in packed:
-            codes = tensor.detach().contiguous().to(torch.int64).numpy()
+            codes = tensor.detach().cpu().contiguous().to(torch.int64).numpy()
             result[name] = torch.from_numpy(pack_codes(codes, packed[name]))
         else:
             result[name] = tensor.to(torch.float32 if name in exact else dtype).contiguous()

@@ -97,14 +97,15 @@ class Surrogate:
         rate_noise = noise if self.rate == self.synthesis else self.rate.noise(residual, draw)
         for_rate = self.rate(residual, rate_noise)
 
-        held = params if self.mean_gradient == "full" else prior.held(params)
-        if held is not params:
+        if self.mean_gradient != "full":
+            held = prior.held(params)
             quantized = self.synthesis(prior.residual(latent, held), noise)
-        elif self.rate == self.synthesis:
-            quantized = for_rate
-        else:
-            quantized = self.synthesis(residual, noise)
-        return prior.restore(quantized, held if self.mean_gradient == "none" else params), for_rate
+            return prior.restore(
+                quantized, held if self.mean_gradient == "none" else params
+            ), for_rate
+        shared = self.rate == self.synthesis
+        quantized = for_rate if shared else self.synthesis(residual, noise)
+        return prior.restore(quantized, params), for_rate
 
 
 def _has_temperature(path: Path) -> bool:
