@@ -439,7 +439,7 @@ def test_a_state_of_a_step_that_failed_in_its_beginning_starts_anew(monkeypatch)
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr("lictor.optim.soap.second_moments", broken)
+        patched.setattr("lictor.optim.soap_graph.second_moments", broken)
         with pytest.raises(MemoryError):
             take_steps(optimizer, range(1))
     assert optimizer.state[p]["step"] == -1
@@ -533,7 +533,7 @@ def products(monkeypatch):
         seen.append([holder.fp32_precision for holder in holders])
         return rotate(*args, **options)
 
-    monkeypatch.setattr("lictor.optim.soap.rotate", noted)
+    monkeypatch.setattr("lictor.optim.soap_graph.rotate", noted)
     torch.set_float32_matmul_precision("highest")
     before = [holder.fp32_precision for holder in holders]
     for holder in holders:
@@ -575,7 +575,7 @@ def test_a_backends_own_setting_is_restored_when_a_step_fails(products, monkeypa
         assert holders[0].fp32_precision == "ieee"
         raise MemoryError
 
-    monkeypatch.setattr("lictor.optim.soap.rotate", broken)
+    monkeypatch.setattr("lictor.optim.soap_graph.rotate", broken)
     with pytest.raises(MemoryError):
         take_steps(optimizer, range(1, 2))
     assert holders[0].fp32_precision == "tf32"
@@ -600,7 +600,7 @@ def test_a_torch_without_settings_of_backends_is_told_by_the_common_one(monkeypa
         seen.append(torch.get_float32_matmul_precision())
         return rotate(*args, **options)
 
-    monkeypatch.setattr("lictor.optim.soap.rotate", noted)
+    monkeypatch.setattr("lictor.optim.soap_graph.rotate", noted)
     torch.set_float32_matmul_precision("medium")
     try:
         take_steps(SOAP(parameters(dtype=torch.float32), lr=0.01), range(3))

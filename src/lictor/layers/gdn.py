@@ -75,6 +75,7 @@ class GDN(nn.Module):
         if torch.compiler.is_compiling():  # the compiler sees to memory itself
             norm = F.conv2d(x.square(), gamma.to(x.dtype)[:, :, None, None], beta.to(x.dtype))
             return x * (norm.sqrt() if self.inverse else norm.rsqrt())
-        result = _Normalize.apply(x, gamma, beta, self.inverse)
+        with torch.autocast(x.device.type, enabled=False):  # on CUDA it would square in float32
+            result = _Normalize.apply(x, gamma, beta, self.inverse)
         assert isinstance(result, Tensor)
         return result

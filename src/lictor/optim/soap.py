@@ -16,15 +16,9 @@ import torch
 from torch import Tensor
 
 from lictor.errors import CheckpointError, ConfigError
-from lictor.optim.soap_math import (
-    Plan,
-    adam_direction,
-    joint,
-    make_plan,
-    rotate,
-    second_moments,
-)
-from lictor.optim.soap_stack import Stack, is_channels_last, plan_of, state_dtype
+from lictor.optim.soap_graph import CapturedUpdate, Work, key_of, learn_factors, update
+from lictor.optim.soap_math import Plan, make_plan, rotate
+from lictor.optim.soap_stack import Stack, is_channels_last, plan_of, refresh, state_dtype
 from lictor.runtime import Runtime
 
 # On a CPU, tensors up to this size are stacked: their cost is the number of calls. Larger ones gain
@@ -173,6 +167,8 @@ class SOAP(torch.optim.Optimizer):
     ):
         self.skipped_steps = 0
         self._runtime = Runtime()
+        self._captured: CapturedUpdate | None = None
+        self._last_key: tuple = ()
         self._stacks: dict[tuple[int, ...], Stack] = {}
         defaults = {
             "lr": lr,
@@ -192,6 +188,8 @@ class SOAP(torch.optim.Optimizer):
         super().__setstate__(state)
         self.skipped_steps = 0
         self._runtime = Runtime()
+        self._captured: CapturedUpdate | None = None
+        self._last_key: tuple = ()
         self._stacks = {}
 
     def share_work(self, runtime: Runtime) -> None:
@@ -251,14 +249,42 @@ class SOAP(torch.optim.Optimizer):
             return loss
         stacks = self._stacks_of_this_step()
         with _full_precision({stack.mean.device.type for _, stack, _ in stacks}):
+            self._update([(group, stack, t) for group, stack, t in stacks if t >= 0])
             turning: list[tuple[Stack, int]] = []
             for number, (group, stack, t) in enumerate(stacks):
-                self._update(stack, group, t)
+                if t < 0:
+                    grads = [p.grad for p in stack.params if p.grad is not None]
+                    learn_factors(stack, stack.gather(grads), group)
                 offset = number if group["stagger"] else 0
                 if t < 0 or (t + 1 + offset) % group["precondition_every"] == 0:
                     turning.append((stack, t))
             self._turn(turning)
+        for _, stack, t in stacks:
+            for p in stack.params:
+                self.state[p]["step"] = t + 1
         return loss
+
+    def _update(self, stacks: list[tuple[dict[str, Any], Stack, int]]) -> None:
+        """Move the parameters of stacks by one step; `t` of each is how many they have made."""
+        work: list[Work] = []
+        for group, stack, t in stacks:
+            lr, betas = float(group["lr"]), group["betas"]
+            size = lr * math.sqrt(1 - betas[1] ** (t + 1)) / (1 - betas[0] ** (t + 1))
+            decay = group["weight_decay"]
+            work.append((group, stack, size, 1 - lr * decay if decay else None))
+        # Eagerly first: a capture is worth its time only if one step is like the last one.
+        key, last = key_of(work), self._last_key
+        self._last_key = key
+        if self._captured is not None and self._captured.key != key:
+            self._captured = None
+        if self._captured is None and key == last and CapturedUpdate.possible(work):
+            self._captured = CapturedUpdate(work)
+        if self._captured is not None:
+            self._captured.replay(work)
+            return
+        for group, stack, size, shrink in work:
+            grads = [p.grad for p in stack.params if p.grad is not None]
+            update(stack, grads, group, size, shrink)
 
     def _turn(self, stacks: list[tuple[Stack, int]]) -> None:
         """Set or refresh the bases of stacks; of several processes each does its share."""
@@ -268,14 +294,16 @@ class SOAP(torch.optim.Optimizer):
         for stack, _ in stacks:  # the same decisions everywhere: nothing but shapes is looked at
             owners.append(load.index(min(load)))
             load[owners[-1]] += sum(len(b) * b.shape[-1] ** 3 for b in stack.bases)
-        for (stack, t), owner in zip(stacks, owners, strict=True):
-            if owner == runtime.rank:
-                _ = stack.begin() if t < 0 else stack.refresh()
+        own = [pair for pair, rank in zip(stacks, owners, strict=True) if rank == runtime.rank]
+        for stack, t in own:
+            if t < 0:
+                stack.begin()
+        refresh([stack for stack, t in own if t >= 0])
         if runtime.world_size > 1:
             for (stack, _), owner in zip(stacks, owners, strict=True):
                 changed = [*stack.bases, stack.mean, stack.mean_square]
                 runtime.broadcast_(changed if stack.bases else [], owner)
-                stack.joint_bases = joint(stack.bases, stack.plan.modes)
+                stack.join()
 
     def _gradients_are_finite(self) -> bool:
         """Look at the norms of all gradients at once; log which of them are not usable."""
@@ -339,29 +367,6 @@ class SOAP(torch.optim.Optimizer):
         stack.rows = [self.state[p]["exp_avg"] for p in params]
         self._stacks[key] = stack
         return stack
-
-    def _update(self, stack: Stack, group: dict[str, Any], t: int) -> None:
-        """Move the parameters of a stack by one step; `t` is how many they have made."""
-        modes, betas = stack.plan.modes, group["betas"]
-        factor_beta = betas[1] if group["factor_beta"] is None else group["factor_beta"]
-        grad = stack.gather(p.grad for p in stack.params if p.grad is not None)
-        if t >= 0:
-            # With no axis to rotate this would be the parameters' own gradient, and is written to.
-            rotated = rotate(grad, stack.joint_bases, modes) if modes else grad.clone()
-            direction = adam_direction(
-                rotated, stack.mean, stack.mean_square, betas=betas, eps=group["eps"]
-            )
-            direction = rotate(direction, stack.joint_bases, modes, back=True)
-            lr = float(group["lr"])
-            step_size = lr * math.sqrt(1 - betas[1] ** (t + 1)) / (1 - betas[0] ** (t + 1))
-            for p, d in zip(stack.params, stack.scatter(direction), strict=True):
-                p.add_(d, alpha=-step_size)
-                if group["weight_decay"]:
-                    p.mul_(1 - lr * group["weight_decay"])
-        for factor, moment in zip(stack.factors, second_moments(grad, modes), strict=True):
-            factor.lerp_(moment, 1 - factor_beta)
-        for p in stack.params:
-            self.state[p]["step"] = t + 1
 
     @torch.no_grad()
     def precondition(self, p: Tensor, grad: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The state of parameters that SOAP updates as one stacked tensor, and how they are seen."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,21 +112,53 @@ class Stack:
         """Set every basis from its factor."""
         for factor, basis in zip(self.factors, self.bases, strict=True):
             basis.copy_(first_basis(factor))
-        self.joint_bases = joint(self.bases, self.plan.modes)
+        self.join()
 
-    def refresh(self) -> None:
-        """Turn every basis one power iteration further; the moments follow.
+    def join(self) -> None:
+        """Bring the joint bases up to date, where they are: a captured graph may know them."""
+        for kept, new in zip(self.joint_bases, joint(self.bases, self.plan.modes), strict=True):
+            if kept is not new:
+                kept.copy_(new)
+
+    def turn(self, bases: list[Tensor], orders: list[Tensor]) -> None:
+        """Take over new bases, and the old columns' orders in them; the moments follow.
 
         The first moment is expressed in the new basis; the second is only reordered, which is
         SOAP's approximation.
         """
-        turns, orders = [], []
-        for factor, basis in zip(self.factors, self.bases, strict=True):
-            new, order = next_basis(factor, basis)
-            turns.append(basis.mT @ new)
-            orders.append(order)
-            basis.copy_(new)
+        turns = [old.mT @ new for old, new in zip(self.bases, bases, strict=True)]
+        for old, new in zip(self.bases, bases, strict=True):
+            old.copy_(new)
         modes = self.plan.modes
         self.mean.copy_(rotate(self.mean, joint(turns, modes), modes))
         self.mean_square.copy_(reorder(self.mean_square, orders, modes))
-        self.joint_bases = joint(self.bases, modes)
+        self.join()
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def refresh(stacks: Sequence[Stack]) -> None:
+    """Turn every basis of some stacks one power iteration further.
+
+    On a device all factors of a side are worked on at once: there the calls count, not the work.
+    """
+    together: dict[tuple, list[tuple[int, int]]] = {}
+    for i, stack in enumerate(stacks):
+        for k, factor in enumerate(stack.factors):
+            alone = (i, k) if factor.is_cpu else ()
+            key = (factor.shape[-1], factor.dtype, factor.device, *alone)
+            together.setdefault(key, []).append((i, k))
+    turned: list[list[tuple[Tensor, Tensor]]] = [
+        [(basis, basis) for basis in stack.bases] for stack in stacks
+    ]
+    for places in together.values():
+        factors = _joined([stacks[i].factors[k] for i, k in places])
+        bases = _joined([stacks[i].bases[k] for i, k in places])
+        new, order = next_basis(factors, bases)
+        counts = [len(stacks[i].bases[k]) for i, k in places]
+        for (i, k), *both in zip(places, new.split(counts), order.split(counts), strict=True):
+            turned[i][k] = (both[0], both[1])
+    for stack, pairs in zip(stacks, turned, strict=True):
+        stack.turn([new for new, _ in pairs], [order for _, order in pairs])
