@@ -171,10 +171,11 @@ def steps(args: argparse.Namespace, folder: ImageFolder) -> dict[str, Any]:
             if compiled and args.out_of_time(0.6):
                 continue
             model = build(name, sizes, args.place)
-            if compiled:
-                model.compile_transforms()
             runtime = Runtime(args.place, precision=precision)
             task = task_of(model, runtime, size=args.size, batch=args.batch)
+            if compiled:
+                runtime.compile(model)
+                task = dataclasses.replace(task, draws_ahead=True)
             batch = pieces(folder, size=args.size, batch=args.batch)
             batch = [dataclasses.replace(p, crops=runtime.stage(p.crops)) for p in batch]
             adam_s = math.nan

@@ -19,7 +19,7 @@ from torch import Tensor
 from lictor.coding.stream import SymbolDecoder, SymbolEncoder
 from lictor.coding.tables import CdfTables
 from lictor.errors import DataError
-from lictor.layers.quantize.noise import Draw, Noise, draw_anew
+from lictor.layers.quantize.noise import Draw, NoiseSource, draw_anew
 from lictor.layers.quantize.surrogate import Surrogate
 from lictor.priors.base import AbstractPrior
 
@@ -89,7 +89,7 @@ class RateCoder:
     surrogate draws from torch's own generator.
     """
 
-    def __init__(self, surrogate: Surrogate | None = None, noise: Noise | None = None):
+    def __init__(self, surrogate: Surrogate | None = None, noise: NoiseSource | None = None):
         self.bits: dict[str, Tensor] = {}
         self._surrogate, self._noise = surrogate, noise
         self._draws: dict[str, int] = {}

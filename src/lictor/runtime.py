@@ -97,6 +97,13 @@ class Runtime:
                 f"{self.device}: no memory is left, not even for the weights"
             ) from error
 
+    def compile(self, model: nn.Module) -> None:
+        """Let torch compile a network when it is first called; weights keep their names.
+
+        On CUDA its forward and backward pass become graphs, each launched at once.
+        """
+        model.compile(mode="reduce-overhead" if self.device.type == "cuda" else "default")
+
     def put(self, tensor: Tensor) -> Tensor:
         """Return a tensor on the device."""
         return tensor.to(self.device, non_blocking=True)

@@ -47,3 +47,17 @@ def test_a_step_draws_the_same_in_however_many_parts(parts, channels_last):
     ]
     assert torch.equal(torch.cat(pieces), whole)
     assert whole.std() > 0.2
+
+
+def test_noise_is_uniform_and_its_neighbours_know_nothing_of_each_other():
+    drawn = Noise(5, 7).uniform(torch.zeros(4, 8, 100, 100), "y", 1)
+    for power, moment in ((1, 0.0), (2, 1 / 12), (3, 0.0), (4, 1 / 80)):
+        assert abs(float((drawn.double() ** power).mean()) - moment) < 0.002
+    counts = torch.histc(drawn, 64, -0.5, 0.5)
+    # Chi squared with 63 degrees of freedom: 63 +- 11.
+    assert ((counts - 5000) ** 2 / 5000).sum() < 130
+    assert -0.5 < drawn.min() < -0.4999
+    assert 0.4999 < drawn.max() < 0.5
+    for other in (drawn.roll(1, d) for d in range(4)):
+        correlation = torch.corrcoef(torch.stack([drawn.flatten(), other.flatten()]))[0, 1]
+        assert abs(float(correlation)) < 0.01  # 320,000 pairs: five standard deviations

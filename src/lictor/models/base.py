@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lictor.coders import LatentCoder, RateCoder, Shape
 from lictor.config import between
 from lictor.layers.entropy_network import EntropyNetwork
-from lictor.layers.quantize.noise import Noise
+from lictor.layers.quantize.noise import NoiseSource
 from lictor.layers.quantize.surrogate import Surrogate
 from lictor.ops import crop, pad_to_multiple
 from lictor.priors.base import AbstractPrior
@@ -90,7 +90,7 @@ class AbstractCodecModel(nn.Module, ABC):
         x: Float[Tensor, "b c h w"],
         *,
         surrogate: Surrogate | None = None,
-        noise: Noise | None = None,
+        noise: NoiseSource | None = None,
     ) -> Output:
         """Reconstruct `x` (RGB in [0, 1], any size from 1x1) and count the bits.
 
@@ -108,12 +108,6 @@ class AbstractCodecModel(nn.Module, ABC):
         """Return the networks that decide no probability: they may compute anywhere."""
         exact = (EntropyNetwork, AbstractPrior)
         return [module for module in self.children() if not isinstance(module, exact)]
-
-    def compile_transforms(self) -> None:
-        """Let torch compile the networks, at their first call; weights keep their names."""
-        for module in self.children():
-            if not isinstance(module, AbstractPrior):
-                module.compile()
 
     def freeze(self) -> None:
         """Stop learning and switch every entropy network to its reproducible evaluation."""

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from lictor.data.crops import Crops, to_unit_range
 from lictor.data.folder import ImageFolder
 from lictor.data.images import image_to_tensor
 from lictor.errors import ConfigError
-from lictor.layers.quantize.noise import Noise
+from lictor.layers.quantize.noise import Noise, NotedDraws
 from lictor.layers.quantize.surrogate import SURROGATES, Surrogate
 from lictor.metrics import psnr_of_mse
 from lictor.models.base import AbstractCodecModel
@@ -49,6 +50,7 @@ class RateDistortionTask:
         runtime: where, and in which precision.
         evaluation_side: the evaluation sees the middle of a picture, at most so many pixels a side.
         pieces: the crops of a step are worked on in so many pieces, for less memory.
+        draws_ahead: draw the noise before the model is called, as one that is compiled needs.
 
     However many processes and pieces there are, the crops of a step are the same, and their noise.
     Raises `ConfigError` when a step cannot be split so.
@@ -63,6 +65,8 @@ class RateDistortionTask:
     evaluation_side: int = 512
 
     pieces: int = 1
+    draws_ahead: bool = False
+    _noted: dict[Any, NotedDraws] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.runtime.share(self.crops.batch_size)) % self.pieces:
@@ -92,10 +96,22 @@ class RateDistortionTask:
         """Return the loss of crops, with their `bpp` and `mse`."""
         x = to_unit_range(self.runtime.put(piece.crops))
         noise = Noise(self.crops.seed, step, piece.first, self.crops.batch_size)
+        surrogate = self.surrogate(progress)
         with self.runtime.autocast():
-            out = self.model(x, surrogate=self.surrogate(progress), noise=noise)
+            source = noise.drawn(self._draws(x, surrogate)) if self.draws_ahead else noise
+            out = self.model(x, surrogate=surrogate, noise=source)
         loss = rate_distortion(x, out, self.lmbda)
         return TaskLoss(loss.total, {"bpp": loss.bpp, "mse": loss.distortion})
+
+    @torch.no_grad()
+    def _draws(self, x: Float[torch.Tensor, "b c h w"], surrogate: Surrogate) -> NotedDraws:
+        """Return what the model draws for crops like these; tried out once."""
+        paths = (surrogate.synthesis, surrogate.rate)
+        key = (x.shape, *map(type, paths), paths[0] == paths[1])
+        if key not in self._noted:
+            self._noted[key] = NotedDraws()
+            self.model.forward(x, surrogate=surrogate, noise=self._noted[key])
+        return self._noted[key]
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -109,7 +125,8 @@ class RateDistortionTask:
         own = []
         for number in range(self.runtime.rank, len(self.held_out), self.runtime.world_size):
             x = self.runtime.put(image_to_tensor(self._middle(self.held_out.load(number))))
-            loss = rate_distortion(x, self.model(x), self.lmbda)
+            # Not the compiled one, which would be compiled anew for every size.
+            loss = rate_distortion(x, self.model.forward(x), self.lmbda)
             psnr = psnr_of_mse(255**2 * max(float(loss.distortion), _LEAST_ERROR))
             own.append((number, float(loss.total), float(loss.bpp), psnr))
         self.model.train(training)
@@ -164,4 +181,5 @@ def codec_task(
         runtime=runtime,
         evaluation_side=settings.eval_side,
         pieces=settings.accumulate,
+        draws_ahead=settings.compile,
     )

@@ -358,7 +358,7 @@ def run(
         raise ConfigError(f"a hook is called {taken[0]!r} already; give yours another name")
     hooks = {**others, **own}
     if config.train.compile:
-        model.compile_transforms()
+        runtime.compile(model)
     with locked_folder(out) if runtime.is_first else contextlib.nullcontext():
         # Read again, now that no other run can write there.
         content = _read(config, out, resume=resume)

@@ -1,8 +1,9 @@
 """The random numbers of a training step: a pure function of its number, of nothing else."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,17 @@ Draw = Callable[[Tensor], Tensor]
 def draw_anew(like: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Draw from torch's own generator."""
     return torch.empty_like(like).uniform_(-0.5, 0.5)
+
+
+@runtime_checkable
+class NoiseSource(Protocol):
+    """Where a model's noise comes from."""
+
+    def uniform(
+        self, like: Float[Tensor, "b *shape"], name: str, number: int
+    ) -> Float[Tensor, "b *shape"]:
+        """Return U(-1/2, 1/2) noise for the `number`-th draw that is called `name`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,45 @@ class Noise:
         """Return U(-1/2, 1/2) noise for the `number`-th draw that is called `name`."""
         total = len(like) if self.total is None else self.total
         return _uniform(like.detach(), self.seed, self.step, name, number, self.first, total)
+
+    def drawn(self, draws: "NotedDraws") -> "DrawnNoise":
+        """Draw at once what a model was seen to draw."""
+        return DrawnNoise(
+            {key: self.uniform(like, *_parts(key)) for key, like in draws.likes.items()}
+        )
+
+
+@dataclass(frozen=True)
+class DrawnNoise:
+    """Noise that is there before the model is called: an input, for a model that is compiled."""
+
+    tensors: Mapping[str, Tensor]
+
+    def uniform(
+        self, like: Float[Tensor, "b *shape"], name: str, number: int
+    ) -> Float[Tensor, "b *shape"]:
+        """Return the noise for the `number`-th draw that is called `name`."""
+        del like
+        return self.tensors[f"{name} {number}"]
+
+
+@dataclass(frozen=True)
+class NotedDraws:
+    """Notes what a model draws noise for, and gives it none."""
+
+    likes: dict[str, Tensor] = field(default_factory=dict)
+
+    def uniform(
+        self, like: Float[Tensor, "b *shape"], name: str, number: int
+    ) -> Float[Tensor, "b *shape"]:
+        """Return zeros for the `number`-th draw that is called `name`."""
+        self.likes[f"{name} {number}"] = like.detach()
+        return torch.zeros_like(like)
+
+
+def _parts(key: str) -> tuple[str, int]:
+    name, _, number = key.rpartition(" ")
+    return name, int(number)
 
 
 def _all_pictures(like: Tensor, total: int) -> Tensor:
