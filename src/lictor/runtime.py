@@ -104,6 +104,11 @@ class Runtime:
         """
         model.compile(mode="reduce-overhead" if self.device.type == "cuda" else "default")
 
+    def begin_compiled_step(self) -> None:
+        """Let go of what graphs of a compiled network gave in the step before."""
+        if self.device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()
+
     def put(self, tensor: Tensor) -> Tensor:
         """Return a tensor on the device."""
         return tensor.to(self.device, non_blocking=True)
@@ -244,8 +249,8 @@ def _peers() -> Iterator[None]:
         yield
     except (RuntimeError, dist.DistBackendError) as error:
         raise LictorError(
-            "another process of this run has ended or cannot be reached "
-            f"({str(error).splitlines()[0][:120]}); start all again with --resume"
+            "another process of this run has ended, or cannot be reached; see its own message, "
+            "then start all of them again (with --resume where there is a checkpoint)"
         ) from error
 
 

@@ -1,5 +1,6 @@
 """What commands say: results on stdout, errors as one line each on stderr."""
 
+import os
 import sys
 
 
@@ -17,4 +18,6 @@ def complain(error: object) -> None:
     """Print one line about what is wrong."""
     # Names and other programs' words are in it: no control characters get through.
     text = "".join(c if c.isprintable() else "?" for c in str(error).replace("\n", " "))
-    print(f"lictor: error: {text}", file=sys.stderr, flush=True)
+    rank = os.environ.get("RANK", "0")  # of several processes of one run
+    who = f" in process {rank}" if rank != "0" else ""
+    print(f"lictor: error{who}: {text}", file=sys.stderr, flush=True)

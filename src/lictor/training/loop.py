@@ -94,7 +94,6 @@ def train_step(
     optimizer itself refuses, as `SOAP` does, by counting it in its `skipped_steps`.
     """
     model, runtime = task.model, runtime or Runtime()
-    torch.compiler.cudagraph_mark_step_begin()  # what a compiled network gave before may go
     model.zero_grad(set_to_none=True)  # hooks may have put other tensors before the optimizer
     told: dict[str, Tensor] = {}
     for piece in batch:

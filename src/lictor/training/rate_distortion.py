@@ -97,6 +97,8 @@ class RateDistortionTask:
         x = to_unit_range(self.runtime.put(piece.crops))
         noise = Noise(self.crops.seed, step, piece.first, self.crops.batch_size)
         surrogate = self.surrogate(progress)
+        if self.draws_ahead and piece.first == self.runtime.share(self.crops.batch_size).start:
+            self.runtime.begin_compiled_step()
         with self.runtime.autocast():
             source = noise.drawn(self._draws(x, surrogate)) if self.draws_ahead else noise
             out = self.model(x, surrogate=surrogate, noise=source)
