@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import photo
-from lictor.data.crops import batch_to_tensor, make_batch, random_crop
+from lictor.data.crops import Crops, batch_to_tensor, draws, random_crop
 from lictor.data.folder import ImageFolder, cache_folder, open_image_folder
 from lictor.data.images import image_size, image_to_tensor, list_images, load_image, tensor_to_image
 from lictor.data.prefetch import Prefetcher
@@ -387,8 +387,8 @@ def test_one_picture_cannot_be_split():
 
 
 def batch(folder: ImageFolder, **changes) -> np.ndarray:
-    arguments = {"step": 5, "seed": 1, "positions": range(3), "size": 64, "min_scale": 0.5}
-    return make_batch(folder, **(arguments | changes))
+    options = {"step": 5, "seed": 1, "positions": range(3)} | changes
+    return Crops(folder, 64, 3, seed=options["seed"]).batch(options["step"], options["positions"])
 
 
 def test_a_batch_is_a_pure_function_of_seed_and_step(picture_folder):
@@ -408,7 +408,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(picture_folder):
 )
 def test_a_crop_has_its_size_and_the_colours_of_its_picture(height, width, size, min_scale, seed):
     image = np.broadcast_to(np.array([10, 120, 250], np.uint8), (height, width, 3))
-    crop = random_crop(image, size, min_scale, np.random.default_rng(seed))
+    crop = random_crop(image, size, min_scale, draws(seed)).numpy()
     assert crop.shape == (size, size, 3)
     assert (crop == [10, 120, 250]).all()
 
@@ -418,7 +418,7 @@ def test_unscaled_crops_are_cut_from_the_picture_and_come_mirrored_half_of_the_t
     image = np.stack([image % 256, image // 256, np.zeros_like(image)], -1).astype(np.uint8)
     mirrored, places = 0, set()
     for seed in range(300):
-        crop = random_crop(image, 32, 1.0, np.random.default_rng(seed)).astype(int)
+        crop = random_crop(image, 32, 1.0, draws(seed)).numpy().astype(int)
         number = crop[:, :, 0] + 256 * crop[:, :, 1]
         flipped = number[0, 0] > number[0, 1]
         number = number[:, ::-1] if flipped else number
