@@ -73,8 +73,14 @@ def test_shards_are_tar_files_of_pictures_numbered_through(picture_folder, tmp_p
 def test_webdataset_reads_shards(picture_folder, tmp_path):
     webdataset = pytest.importorskip("webdataset")
     pack([picture_folder], tmp_path / "shards", SMALL_RAW)
-    paths = [str(path) for path in sorted((tmp_path / "shards").glob("*.tar"))]
-    samples = list(webdataset.WebDataset(paths, shardshuffle=False).decode("rgb8"))
+    samples = []
+    for path in sorted((tmp_path / "shards").glob("*.tar")):
+        with path.open("rb") as stream:  # it leaves open what it opens by itself
+            members = webdataset.tariterators.tar_file_expander([{"url": "", "stream": stream}])
+            grouped = webdataset.tariterators.group_by_keys(members)
+            samples += map(
+                webdataset.autodecode.Decoder([webdataset.imagehandler("rgb8")]), grouped
+            )
     packed = open_shards(tmp_path / "shards", cache_bytes=0)
     assert [sample["__key__"] for sample in samples] == [f"{i:08d}" for i in range(12)]
     for number, sample in enumerate(samples):
