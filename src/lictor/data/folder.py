@@ -28,7 +28,7 @@ Load = Callable[[int], UInt8[np.ndarray, "h w 3"]]
 Progress = Callable[[int, int], None]
 # How many decoded pictures are kept in memory, and how large they may be whatever the budget is.
 KEPT = 32
-LEAST_KEPT_BYTES = 2**28
+LEAST_KEPT_BYTES = 2**30
 
 
 def cache_folder() -> Path:
@@ -104,7 +104,7 @@ def open_image_folder(
     A picture that cannot be read is named in the log and left out. `on_progress(done, total)` is
     called while decoding. Pictures that need more than `cache_bytes` together are decoded once to
     see which can be read, and again when they are asked for; the last `kept` stay in memory, if
-    `cache_bytes` (or 256 MiB) allow. Raises `DataError` when nothing can be read.
+    `cache_bytes` (or 1 GiB) allow. Raises `DataError` when nothing can be read.
     """
     paths = list_images(folder)
     stamp = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
