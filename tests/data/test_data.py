@@ -6,7 +6,9 @@ import logging
 import os
 import shutil
 import struct
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import photo
-from lictor.data.crops import batch_to_tensor, make_batch, random_crop
+from lictor.data.crops import Crops, batch_to_tensor, draws, random_crop
+from lictor.data.decoded import Decoded
 from lictor.data.folder import ImageFolder, cache_folder, open_image_folder
 from lictor.data.images import image_size, image_to_tensor, list_images, load_image, tensor_to_image
 from lictor.data.prefetch import Prefetcher
@@ -338,6 +341,91 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "lictor"
 
 
+# ---------------------------------------------------------------------------- decoded on demand
+
+
+def counting(sizes: list[int], **limits) -> tuple[Decoded, list[int]]:
+    asked: list[int] = []
+
+    def decode(number: int) -> np.ndarray:
+        asked.append(number)
+        return np.full((sizes[number], 8, 3), number % 256, np.uint8)
+
+    options = {"most": 3, "most_bytes": PLENTY, "what": "photos"} | limits
+    return Decoded(decode, **options), asked
+
+
+@given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 6))
+def test_what_was_asked_for_last_is_not_decoded_again(numbers, most):
+    decoded, asked = counting([4] * 6, most=most)
+    wanted: list[int] = []
+    for place, number in enumerate(numbers):
+        recent = list(dict.fromkeys(reversed(numbers[:place])))[:most]
+        wanted += [] if number in recent else [number]
+        assert decoded(number)[0, 0, 0] == number
+    assert asked == wanted
+
+
+def test_decoded_pictures_keep_to_the_budget_and_say_when_it_is_too_small(caplog):
+    decoded, asked = counting([100] * 3, most_bytes=5600)
+    for number in (0, 1, 0, 2, 1, 0):
+        decoded(number)
+    assert asked == [0, 1, 2, 1, 0]  # two of them have room
+    assert caplog.text.count("raise data.cache_mib") == 1
+    decoded, asked = counting([1000], most_bytes=5600)
+    decoded(0), decoded(0)
+    assert asked == [0]  # one always
+
+
+def test_threads_that_want_the_same_picture_decode_it_once():
+    begun, go_on, asked = threading.Event(), threading.Event(), []
+
+    def decode(number: int) -> np.ndarray:
+        asked.append(number)
+        begun.set()
+        assert go_on.wait(60)
+        return np.full((1, 1, 3), number, np.uint8)
+
+    decoded = Decoded(decode, most=1, most_bytes=0, what="photos")
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(decoded, 7)
+        assert begun.wait(60)
+        others = [pool.submit(decoded, 7) for _ in range(2)]
+        go_on.set()
+        assert all(future.result()[0, 0, 0] == 7 for future in [first, *others])
+    assert asked == [7]
+
+
+def test_a_picture_that_cannot_be_decoded_is_tried_again():
+    failures = [DataError("x.png: away"), DataError("x.png: away again")]
+
+    def decode(number: int) -> np.ndarray:
+        if failures:
+            raise failures.pop(0)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    decoded = Decoded(decode, most=3, most_bytes=PLENTY, what="photos")
+    for reason in ("away$", "away again"):
+        with pytest.raises(DataError, match=reason):
+            decoded(0)
+    assert decoded(0).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_belts_decode_every_picture_once_for_all_its_crops(workers):
+    k, batch_size, steps = 4, 6, 80
+    decoded, asked = counting([8] * 1000, most=batch_size * (k + 4))
+    crops = Crops(ImageFolder(tuple(map(str, range(1000))), decoded), 8, batch_size, 1.0, 0, k)
+    batches = list(itertools.islice(Prefetcher(crops.batch, workers=workers), steps))
+    drawn = {crops.order.picture(s, p) for s in range(steps) for p in range(batch_size)}
+    assert set(asked) >= drawn
+    # Further pictures are those of batches made in advance, and of the few that come back.
+    assert len(asked) <= batch_size * (steps + 8) / k + batch_size * k
+    for step in (0, 17, 79):
+        wanted = [crops.order.picture(step, p) % 256 for p in range(batch_size)]
+        assert batches[step][:, 0, 0, 0].tolist() == wanted
+
+
 # ------------------------------------------------------------------------------- held-out split
 
 
@@ -387,8 +475,8 @@ def test_one_picture_cannot_be_split():
 
 
 def batch(folder: ImageFolder, **changes) -> np.ndarray:
-    arguments = {"step": 5, "seed": 1, "positions": range(3), "size": 64, "min_scale": 0.5}
-    return make_batch(folder, **(arguments | changes))
+    options = {"step": 5, "seed": 1, "positions": range(3)} | changes
+    return Crops(folder, 64, 3, seed=options["seed"]).batch(options["step"], options["positions"])
 
 
 def test_a_batch_is_a_pure_function_of_seed_and_step(picture_folder):
@@ -408,7 +496,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(picture_folder):
 )
 def test_a_crop_has_its_size_and_the_colours_of_its_picture(height, width, size, min_scale, seed):
     image = np.broadcast_to(np.array([10, 120, 250], np.uint8), (height, width, 3))
-    crop = random_crop(image, size, min_scale, np.random.default_rng(seed))
+    crop = random_crop(image, size, min_scale, draws(seed))
     assert crop.shape == (size, size, 3)
     assert (crop == [10, 120, 250]).all()
 
@@ -418,7 +506,7 @@ def test_unscaled_crops_are_cut_from_the_picture_and_come_mirrored_half_of_the_t
     image = np.stack([image % 256, image // 256, np.zeros_like(image)], -1).astype(np.uint8)
     mirrored, places = 0, set()
     for seed in range(300):
-        crop = random_crop(image, 32, 1.0, np.random.default_rng(seed)).astype(int)
+        crop = random_crop(image, 32, 1.0, draws(seed)).astype(int)
         number = crop[:, :, 0] + 256 * crop[:, :, 1]
         flipped = number[0, 0] > number[0, 1]
         number = number[:, ::-1] if flipped else number
@@ -432,6 +520,40 @@ def test_unscaled_crops_are_cut_from_the_picture_and_come_mirrored_half_of_the_t
     assert {0, 18} <= {left for _, left in places}
 
 
+@given(
+    st.integers(20, 250),
+    st.integers(8, 80),
+    st.booleans(),
+    st.sampled_from([0.0, 0.6, 0.9999]),
+    st.integers(0, 99),
+)
+def test_a_rescaled_crop_is_what_pillow_makes_of_it(side, size, mirrored, corner, seed):
+    image = photo(side, side, seed)
+    if seed % 2:
+        image.flags.writeable = False  # as a decoder gives it, or a file that is mapped
+    before = image.copy()
+    chance = (0.0, corner, corner, 0.4 if mirrored else 0.5)
+    crop = random_crop(image, size, 0.1, chance)
+    edge = min(10 * size, side)
+    first = int(corner * (side - edge + 1))
+    square = Image.fromarray(image).crop((first, first, first + edge, first + edge))
+    wanted = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))
+    wanted = wanted[:, ::-1] if mirrored else wanted
+    difference = np.abs(crop.astype(int) - wanted)
+    assert difference.max() <= 2
+    assert difference.mean() < 0.1
+    assert np.array_equal(image, before)
+
+
+def test_draws_look_random_and_belong_to_their_key():
+    seen = np.array([draws(1, step, position) for step in range(300) for position in range(8)])
+    assert ((seen >= 0) & (seen < 1)).all()
+    assert np.abs(seen.mean(0) - 0.5).max() < 0.036  # 6 standard deviations
+    assert np.abs(np.corrcoef(np.hstack([seen[:-1], seen[1:]]).T) - np.eye(8)).max() < 0.13
+    assert draws(1, 2, 3) == draws(1, 2, 3)
+    assert len({draws(1, 2, 3), draws(2, 1, 3), draws(1, 3, 2), draws(2**63 - 1, 2, 3)}) == 4
+
+
 def test_the_tensor_of_a_batch_has_its_pixels_channels_last():
     crops = np.stack([photo(8, 8), photo(8, 8, 1)])
     x = batch_to_tensor(crops)
@@ -441,25 +563,33 @@ def test_the_tensor_of_a_batch_has_its_pixels_channels_last():
     )
 
 
+@pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("depth", [1, 4])
 @pytest.mark.parametrize("first_step", [0, 3])
-def test_the_prefetcher_gives_the_batches_of_the_steps_from_any_start(depth, first_step):
+def test_the_prefetcher_gives_the_batches_of_the_steps_from_any_start(depth, first_step, workers):
+    second_done = threading.Event()
+
     def make(step: int) -> np.ndarray:
+        if workers > 1 and step == first_step:
+            assert second_done.wait(60)  # what is made first need not be done first
+        if step == first_step + 1:
+            second_done.set()
         return np.full((1, 2, 2, 3), step, np.uint8)
 
-    prefetcher = Prefetcher(make, first_step, depth)
+    prefetcher = Prefetcher(make, first_step, depth, workers)
     taken = [int(x.max()) for x in itertools.islice(prefetcher, 6)]
     assert taken == list(range(first_step, first_step + 6))
     assert prefetcher.waited_s > 0
 
 
-def test_what_goes_wrong_in_the_prefetchers_thread_reaches_the_consumer():
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_goes_wrong_in_the_prefetchers_thread_reaches_the_consumer(workers):
     def make(step: int) -> np.ndarray:
         if step == 2:
             raise DataError("x.png: vanished")
         return np.zeros((1, 2, 2, 3), np.uint8)
 
-    batches = iter(Prefetcher(make))
+    batches = iter(Prefetcher(make, workers=workers))
     next(batches), next(batches)
     with pytest.raises(DataError, match="vanished"):
         next(batches)

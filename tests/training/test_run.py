@@ -12,6 +12,8 @@ import torch
 from lictor.codecs.learned import Codec
 from lictor.data.folder import open_image_folder
 from lictor.data.images import image_to_tensor
+from lictor.data.order import Order
+from lictor.data.pack import Packing, pack
 from lictor.errors import CheckpointError, ConfigError, DataError
 from lictor.training.loop import StepReport
 from lictor.training.loss import rate_distortion
@@ -355,3 +357,43 @@ def test_after_a_change_of_pictures_the_best_is_the_best_on_these(tmp_path, pict
     (out / METRICS).write_text("\n".join(rows) + "\n")
     finish(CONFIG, other, out, resume=True, other_data=True)
     assert load_run(out, best=True)[2] > 5
+
+
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("stops", [[4], [1, 5, 6]])
+def test_a_run_on_shards_that_is_resumed_sees_every_picture_of_an_epoch(
+    tmp_path, picture_folder, monkeypatch, k, stops
+):
+    pack([picture_folder], tmp_path / "shards", Packing(shard_bytes=40_000))
+    data = dataclasses.replace(CONFIG.data, cache_mib=0, crops_per_decode=k, workers=2)
+    config = dataclasses.replace(
+        CONFIG, data=data, train=dataclasses.replace(CONFIG.train, steps=11, checkpoint_every=1)
+    )
+    seen: dict[tuple[int, int], int] = {}
+    picture = Order.picture
+
+    def watched(self: Order, step: int, position: int) -> int:
+        seen[step, position] = picture(self, step, position)
+        return seen[step, position]
+
+    monkeypatch.setattr(Order, "picture", watched)
+    finish(config, tmp_path / "shards", tmp_path / "whole")
+    whole = {place: number for place, number in seen.items() if place[0] < 11}
+    seen.clear()
+    before = 0
+    for stop in [*stops, 11]:
+        calls = itertools.count(before + 1)
+        finish(
+            config,
+            tmp_path / "shards",
+            tmp_path / "cut",
+            resume=before > 0,
+            should_stop=lambda calls=calls, stop=stop: next(calls) == stop,
+        )
+        assert load_run(tmp_path / "cut")[2] == stop
+        before = stop
+    assert {place: number for place, number in seen.items() if place[0] < 11} == whole
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    if k == 1:  # 11 pictures to train on, 2 crops a step
+        drawn = [whole[place] for place in sorted(whole)]
+        assert sorted(drawn[:11]) == sorted(drawn[11:22]) == list(range(11))

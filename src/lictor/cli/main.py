@@ -19,6 +19,7 @@ from lictor.cli.batch import choose_targets, convert_all
 from lictor.cli.bd import anchors, bd
 from lictor.cli.codec_file import load_codec
 from lictor.cli.convert import convert
+from lictor.cli.data import DATA
 from lictor.cli.evaluate import evaluate
 from lictor.cli.messages import complain, say
 from lictor.cli.quantize import quantize
@@ -242,7 +243,7 @@ def train(
     recipe: Positional[Path],
     /,
     *,
-    data: Path,
+    data: Annotated[tuple[str, ...], arg(metavar="PLACE[=WEIGHT]...", help_behavior_hint="")],
     out: Path,
     resume: bool = False,
     other_data: bool = False,
@@ -251,11 +252,12 @@ def train(
         tuple[str, ...], arg(name="set", metavar="KEY=VALUE...", help_behavior_hint="")
     ] = (),
 ) -> int:
-    """Train a model on a folder of pictures, as a recipe says.
+    """Train a model on folders of pictures, as a recipe says.
 
     Args:
         recipe: TOML file.
-        data: Folder tree of PNG, JPEG and WebP pictures.
+        data: Folder trees of PNG, JPEG and WebP pictures, shards of `lictor data pack`, or their
+            URLs; each with a weight, its share of the crops, or none.
         out: Run folder: configuration, metrics, checkpoint.
         resume: Go on from the run folder's checkpoint.
         other_data: Let a resumed run go on with other pictures than it began with.
@@ -367,6 +369,10 @@ def main(args: Sequence[str] | None = None) -> None:
         say(_version())
         sys.exit(0)
     app.command(analyze, name="analyze", help="Look into a model or into its training.")
+    data = tyro.extras.SubcommandApp()
+    for name, command in DATA.items():
+        data.command(name=name)(command)
+    app.command(data, name="data", help="Prepare pictures for training.")
     if sys.stdout is None:  # closed by the caller: >&-
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - lives as long as the process
     try:

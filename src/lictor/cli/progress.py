@@ -86,6 +86,14 @@ def follow(items: Iterable[T], total: int, description: str) -> Iterator[T]:
                 stderr.print(f"{description}: {number} of {total}")
 
 
+@contextmanager
+def counted(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Give what shows a progress bar when told how many of how many are done."""
+    with _bar() as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 # How a metric is written that has a unit of its own.
 _UNITS = {"bpp": "{0:.{1}f} bpp", "psnr": "{0:.2f} dB"}
 

@@ -1,5 +1,6 @@
 """One picture: from a file to an array, and between arrays and tensors."""
 
+import io
 import warnings
 from pathlib import Path
 
@@ -26,28 +27,46 @@ def load_image(path: Path | str) -> UInt8[np.ndarray, "h w c"]:
     path = Path(path)
     if path.is_dir():
         raise DataError(f"{path}: is a folder, not a picture")
+    if path.exists() and not path.is_file():  # a pipe would block for ever
+        raise DataError(f"{path}: is not a regular file")
     try:
-        if path.exists() and not path.is_file():  # a pipe would block for ever
-            raise DataError(f"{path}: is not a regular file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                if _is_deep(opened):
-                    raise DataError(
-                        f"{path}: more than 8 bits a sample; convert it to 8 bits first"
-                    )
-                image = ImageOps.exif_transpose(opened)
-                image.load()
+        return _decoded(path, path)
     except DataError:
         raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: more than {MAX_IMAGE_PIXELS} pixels; split it first") from error
     except Exception as error:  # Pillow's decoders raise anything on damaged files
         reason = "empty file" if path.exists() and path.stat().st_size == 0 else str(error)
         raise DataError(f"{path}: not a readable picture ({reason})") from error
-    return _to_array(image, path)
+
+
+def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w c"]:
+    """Return the picture that `load_image` would give of a file with these bytes.
+
+    Raises `DataError` as that does, with `name` in place of the path.
+    """
+    try:
+        return _decoded(io.BytesIO(data), name)
+    except DataError:
+        raise
+    except Exception as error:  # as in `load_image`
+        raise DataError(f"{name}: not a readable picture ({error})") from error
+
+
+def _decoded(source: Path | io.BytesIO, name: Path | str) -> UInt8[np.ndarray, "h w c"]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(source) as opened:
+                if _is_deep(opened):
+                    raise DataError(
+                        f"{name}: more than 8 bits a sample; convert it to 8 bits first"
+                    )
+                image = ImageOps.exif_transpose(opened)
+                image.load()
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: more than {MAX_IMAGE_PIXELS} pixels; split it first") from error
+    return _to_array(image, name)
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
@@ -80,7 +99,7 @@ def _is_deep(image: ImageFile.ImageFile) -> bool:
     return False
 
 
-def _to_array(image: Image.Image, path: Path) -> UInt8[np.ndarray, "h w c"]:
+def _to_array(image: Image.Image, path: Path | str) -> UInt8[np.ndarray, "h w c"]:
     if image.mode.startswith("I") or image.mode == "F":
         raise DataError(f"{path}: {image.mode} samples; convert it to 8 bits a channel first")
     if image.has_transparency_data:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lictor.data.crops import batch_to_tensor, make_batch
+from lictor.data.crops import Crops, batch_to_tensor
 from lictor.data.folder import ImageFolder
 from lictor.data.images import list_images, load_image
 from lictor.errors import ConfigError, DataError
@@ -60,7 +60,7 @@ def calibration_crops(
     folder: ImageFolder, *, count: int = 32, size: int = 256, seed: int = 0, batch_size: int = 4
 ) -> list[Tensor]:
     """Return `count` random crops in batches `b 3 size size`: a pure function of its arguments."""
-    crops = make_batch(folder, step=0, seed=seed, positions=range(count), size=size, min_scale=0.5)
+    crops = Crops(folder, size, count, seed=seed).batch(0)
     return [batch_to_tensor(crops[i : i + batch_size]) for i in range(0, count, batch_size)]
 
 
@@ -68,11 +68,9 @@ def crop_batches(
     folder: ImageFolder, *, size: int, batch_size: int, seed: int = 0
 ) -> Iterator[Float[Tensor, "b 3 size size"]]:
     """Yield batches of random crops for ever, to optimize on."""
+    crops = Crops(folder, size, batch_size, seed=seed)
     for step in itertools.count():
-        batch = make_batch(
-            folder, step=step, seed=seed, positions=range(batch_size), size=size, min_scale=0.5
-        )
-        yield batch_to_tensor(batch)
+        yield batch_to_tensor(crops.batch(step))
 
 
 @dataclass

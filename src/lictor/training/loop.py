@@ -185,7 +185,7 @@ def train(
     """
     steps, optim = config.train.steps, config.optim
     shape = SCHEDULES[optim.schedule].make(optim.shape)
-    batches = Prefetcher(task.batch, state.step)
+    batches = Prefetcher(task.batch, state.step, workers=config.data.workers)
     skipped_in_a_row = 0
     started, waited = time.perf_counter(), 0.0
     for batch in batches:

@@ -24,6 +24,8 @@ from lictor.training.task import TaskLoss
 
 # The least mean squared error, of samples in [0, 1], that a PSNR is told of: 120 dB.
 _LEAST_ERROR = 1e-12
+# Crops that pay for the decoding of a picture, unless a recipe says how many.
+ON_DEMAND = 8
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ class RateDistortionTask:
 
     @property
     def items(self) -> int:
-        """How many pictures there are to train on."""
-        return len(self.crops.folder)
+        """How many crops an epoch has."""
+        return len(self.crops.folder) * self.crops.crops_per_decode
 
     def batch(self, step: int) -> list[Piece]:
         """Return this process' crops of a step."""
@@ -158,6 +160,16 @@ def _surrogates(config: RunConfig) -> Callable[[float], Surrogate]:
     return at
 
 
+def decoded_in_use(config: RunConfig, runtime: Runtime) -> int:
+    """Return how many pictures are to be kept decoded while they are decoded on demand.
+
+    Those whose crops are not all cut, and those of the batches that are being made.
+    """
+    crops = config.data.crops_per_decode or ON_DEMAND
+    own = -(-config.train.batch_size // runtime.world_size)
+    return own * (crops + config.data.workers + 1)
+
+
 def codec_task(
     config: RunConfig,
     model: AbstractCodecModel,
@@ -173,6 +185,7 @@ def codec_task(
         batch_size=settings.batch_size,
         min_scale=data.min_scale,
         seed=settings.seed,
+        crops_per_decode=data.crops_per_decode or (ON_DEMAND if training.on_demand else 1),
     )
     return RateDistortionTask(
         model,

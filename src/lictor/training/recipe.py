@@ -155,6 +155,10 @@ class DataConfig(Settings):
     """Pictures kept out of training for the evaluation (at most a tenth of all)."""
     cache_mib: int = option(4096, at_least(0), may_change=True)
     """Decoded pictures are kept in one memory-mapped file up to this size."""
+    crops_per_decode: int = option(0, between(0, 64))
+    """Crops of a picture in an epoch; 0 for 8 if it is decoded on demand and 1 if not."""
+    workers: int = option(2, between(1, 64), may_change=True)
+    """Threads that make crops in advance, in each process."""
 
 
 @dataclass(frozen=True)

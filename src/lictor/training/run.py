@@ -25,7 +25,8 @@ import torch
 
 from lictor.config import nearest
 from lictor.data.crops import batch_to_tensor
-from lictor.data.folder import ImageFolder, open_image_folder
+from lictor.data.folder import ImageFolder
+from lictor.data.sources import Source, open_pictures
 from lictor.errors import CheckpointError, ConfigError, DataError, LictorError
 from lictor.files import locked_folder, write_file
 from lictor.models.base import AbstractCodecModel
@@ -46,7 +47,7 @@ from lictor.training.hooks import TrainHook, evaluation_weights
 from lictor.training.loop import StepReport, train
 from lictor.training.phases import Phase
 from lictor.training.probe import ConflictProbe
-from lictor.training.rate_distortion import RateDistortionTask, codec_task
+from lictor.training.rate_distortion import RateDistortionTask, codec_task, decoded_in_use
 from lictor.training.recipe import RunConfig, config_to_dict, may_change
 from lictor.training.task import Task
 from lictor.training.techniques import build_techniques
@@ -269,7 +270,10 @@ def _no_log() -> Iterator[IO[str]]:
 
 
 def _open_pictures(
-    config: RunConfig, data: Path, on_decode: Callable[[int, int], None], runtime: Runtime
+    config: RunConfig,
+    data: Sequence[Source | str | Path],
+    on_decode: Callable[[int, int], None],
+    runtime: Runtime,
 ) -> ImageFolder:
     """Open the pictures, in the first process first: it decodes them for all on its machine.
 
@@ -277,8 +281,12 @@ def _open_pictures(
     """
 
     def open_them() -> ImageFolder:
-        cache_bytes = config.data.cache_mib * 2**20
-        return open_image_folder(data, cache_bytes=cache_bytes, on_progress=on_decode)
+        return open_pictures(
+            data,
+            cache_bytes=config.data.cache_mib * 2**20,
+            kept=decoded_in_use(config, runtime),
+            on_progress=on_decode,
+        )
 
     folder = open_them() if runtime.is_first else None
     runtime.gather(None)
@@ -287,8 +295,8 @@ def _open_pictures(
     if len(set(seen)) > 1:
         odd = next(rank for rank, identity in enumerate(seen) if identity != seen[0])
         raise ConfigError(
-            f"{data}: process {odd} sees other pictures there than process 0 does; "
-            "give every machine the same folder"
+            f"{', '.join(map(str, data))}: process {odd} sees other pictures there than process 0 "
+            "does; give every machine the same"
         )
     return folder
 
@@ -325,7 +333,7 @@ def _append(log: IO[str], row: dict[str, Any]) -> None:
 
 def run(
     config: RunConfig,
-    data: Path | str,
+    data: Source | Path | str | Sequence[Source | Path | str],
     out: Path | str,
     *,
     resume: bool = False,
@@ -337,19 +345,21 @@ def run(
 ) -> Iterator[StepReport | Evaluation]:
     """Train on the pictures of `data`, keeping everything in the folder `out`.
 
-    Yields a report after every step and after every evaluation. When `should_stop` says so, the run
-    ends after the current step with a checkpoint to resume from; `other_data` lets a resumed run go
-    on with other pictures; `runtime` is one process on the CPU if not given. Of several processes
-    the first one writes, and all see the same folders. Raises `ConfigError`, `DataError` or
-    `CheckpointError` before the first step if something does not fit, or if another run is going on
-    in the same folder.
+    `data` is a folder, shards or their URL, each maybe with a weight as in `"photos=2"`, or several
+    of them. Yields a report after every step and after every evaluation. When `should_stop` says
+    so, the run ends after the current step with a checkpoint to resume from; `other_data` lets a
+    resumed run go on with other pictures; `runtime` is one process on the CPU if not given. Of
+    several processes the first one writes, and all see the same folders. Raises `ConfigError`,
+    `DataError` or `CheckpointError` before the first step if something does not fit, or if another
+    run is going on in the same folder.
     """
     out = Path(out)
     runtime = dataclasses.replace(runtime or Runtime(), precision=config.train.precision)
     _log.info("training on %s", runtime.describe())
     model, state = _build(config, runtime)
     _read(config, out, resume=resume)  # fails now rather than after the pictures are read
-    folder = _open_pictures(config, Path(data), on_decode, runtime)
+    sources = [data] if isinstance(data, Source | Path | str) else list(data)
+    folder = _open_pictures(config, sources, on_decode, runtime)
     _warn_of_small_crops(config, model)
     task = codec_task(config, model, *folder.split(config.data.held_out), runtime)
     state.data = folder.identity

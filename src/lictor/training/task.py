@@ -27,7 +27,7 @@ class Task(Protocol):
 
     @property
     def items(self) -> int:
-        """How many things there are to train on: an epoch is so many."""
+        """How many batch items make an epoch."""
         ...
 
     def batch(self, step: int) -> Sequence[Any]:
