@@ -5,9 +5,11 @@ Parts, each written to its own JSON file in --out as soon as it is done:
 agree      losses of 20 steps on the CPU and on the device, for every model and optimizer, in full
            float32 and with straight-through rounding (noise differs between devices)
 files      files of a codec that was trained on the device decode to the same symbols on the CPU
-steps      training steps a second in float32, bfloat16, and bfloat16 compiled, for Adam and SOAP,
-           with peak memory
-input      crops a second that one thread brings to the device
+techniques whole runs with SMA, STDET and the conflict probe, against the CPU's; a checkpoint of the
+           device goes on on the CPU
+steps      training steps a second in float32 and bfloat16, for Adam and SOAP, with peak memory
+compiled   the same in bfloat16, the network compiled
+input      crops a second that threads bring to the device
 peer       CompressAI's training step on the same device, where it can be imported
 train      a short real training with its curve
 
@@ -29,7 +31,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +151,52 @@ def files(args: argparse.Namespace, folder: ImageFolder) -> dict[str, Any]:
     return {"rows": rows}
 
 
+def techniques(args: argparse.Namespace, folder: ImageFolder) -> dict[str, Any]:
+    """Run every technique on both, without noise; resume the device's run on the CPU."""
+    del folder
+    torch.backends.cudnn.allow_tf32 = False
+    stdet = {"snapshot_every": 1, "warmup": 9, "window": 2, "samples": 200, "modes": 3}
+    kinds = {
+        "sma": {"sma": {"interval": 3, "feedback": True}},
+        "stdet": {"stdet": stdet},
+        "stdet averaged, chain rule": {
+            "stdet": {**stdet, "dummy": "averaged", "reference": "chain"}
+        },
+        "conflict": {"train": {"conflict_every": 5, "conflict_lag": 2}},
+    }
+    rows = []
+    for name, extra in kinds.items():
+        for optimizer in ("adam", "soap"):
+            losses = []
+            for device in (torch.device("cpu"), args.place):
+                tree = {
+                    "model": {"name": "mbt2018-mean", **MODELS["mbt2018-mean"].tiny},
+                    "surrogate": {"name": "straight-through"},
+                    "optim": {"name": optimizer, "lr": 1e-3},
+                    "data": {"crop_size": 64, "held_out": 1},
+                    **extra,
+                    "train": {
+                        "steps": 20,
+                        "batch_size": 2,
+                        "eval_every": 10,
+                        "checkpoint_every": 10,
+                    }
+                    | extra.get("train", {}),
+                }
+                with tempfile.TemporaryDirectory() as out:
+                    runtime = Runtime(device)
+                    config = config_from_dict(tree, source="gpu.py")
+                    losses.append([r.loss for r in run(config, args.data, out, runtime=runtime)])
+                    tree["train"]["steps"] = 25
+                    config = config_from_dict(tree, source="gpu.py")
+                    more = list(run(config, args.data, out, resume=True))
+                    assert math.isfinite(more[-1].loss)
+            off = [abs(b / a - 1) for a, b in zip(*losses, strict=True)]
+            rows.append({"technique": name, "optimizer": optimizer, "largest": max(off)})
+    torch.backends.cudnn.allow_tf32 = True
+    return {"rows": rows}
+
+
 def steps_a_second(step: Callable[[], object], seconds: float) -> dict[str, float]:
     """Time bursts of a training step, after a few to warm up."""
     for _ in range(3):
@@ -165,11 +213,20 @@ def steps_a_second(step: Callable[[], object], seconds: float) -> dict[str, floa
 
 def steps(args: argparse.Namespace, folder: ImageFolder) -> dict[str, Any]:
     """Time training steps, input left out."""
+    return _steps(args, folder, (("float32", False), ("bfloat16", False)))
+
+
+def compiled_steps(args: argparse.Namespace, folder: ImageFolder) -> dict[str, Any]:
+    """Time training steps of compiled networks, input left out."""
+    return _steps(args, folder, (("bfloat16", True),))
+
+
+def _steps(
+    args: argparse.Namespace, folder: ImageFolder, ways: Sequence[tuple[str, bool]]
+) -> dict[str, Any]:
     rows = []
     for name, sizes in args.networks.items():
-        for precision, compiled in (("float32", False), ("bfloat16", False), ("bfloat16", True)):
-            if compiled and args.out_of_time(0.6):
-                continue
+        for precision, compiled in ways:
             model = build(name, sizes, args.place)
             runtime = Runtime(args.place, precision=precision)
             task = task_of(model, runtime, size=args.size, batch=args.batch)
@@ -186,7 +243,7 @@ def steps(args: argparse.Namespace, folder: ImageFolder) -> dict[str, Any]:
                     train_step(task, batch, step=0, optimizer=built)
 
                 start = time.perf_counter()
-                step()
+                first = train_step(task, batch, step=0, optimizer=built)
                 first_s = time.perf_counter() - start
                 if args.place.type == "cuda":
                     torch.cuda.reset_peak_memory_stats()
@@ -197,6 +254,7 @@ def steps(args: argparse.Namespace, folder: ImageFolder) -> dict[str, Any]:
                     {
                         "model": name, "precision": precision, "compiled": compiled,
                         "optimizer": optimizer, **row, "first_step_s": first_s,
+                        "first_loss": first.loss,
                         "time_over_adam": 1 / row["steps_per_s"] / adam_s,
                         "peak_mib": None if peak is None else peak / 2**20,
                     }
@@ -213,14 +271,18 @@ def input_rate(args: argparse.Namespace, folder: ImageFolder) -> dict[str, Any]:
         task_of(model, runtime, size=args.size, batch=args.batch),
         crops=Crops(folder, args.size, args.batch),
     )
-    batches = iter(Prefetcher(task.batch))
-    for _ in range(3):
-        next(batches)
-    count, start = 0, time.perf_counter()
-    while time.perf_counter() - start < args.burst_s:
-        for piece in next(batches):
-            count += len(runtime.put(piece.crops))
-    return {"size": args.size, "threads": 1, "crops_per_s": count / (time.perf_counter() - start)}
+    rows = []
+    for workers in (1, 4, 8):
+        batches = iter(Prefetcher(task.batch, workers=workers))
+        for _ in range(3):
+            next(batches)
+        count, start = 0, time.perf_counter()
+        while time.perf_counter() - start < args.burst_s:
+            for piece in next(batches):
+                count += len(runtime.put(piece.crops))
+        rate = count / (time.perf_counter() - start)
+        rows.append({"workers": workers, "crops_per_s": rate})
+    return {"size": args.size, "min_scale": task.crops.min_scale, "rows": rows}
 
 
 def peer(args: argparse.Namespace, folder: ImageFolder) -> dict[str, Any]:
@@ -271,7 +333,7 @@ def train(args: argparse.Namespace, folder: ImageFolder) -> dict[str, Any]:
         "loss": {"lmbda": LMBDA},
         "optim": {"name": "soap", "lr": 2e-3},
         "sma": {"interval": 10},
-        "data": {"crop_size": args.size},
+        "data": {"crop_size": args.size, "workers": args.workers},
         "train": {
             "steps": steps_planned, "batch_size": args.train_batch, "precision": "bfloat16",
             "compile": args.compile, "eval_every": max(1, steps_planned // 10),
@@ -302,7 +364,9 @@ def train(args: argparse.Namespace, folder: ImageFolder) -> dict[str, Any]:
 PARTS: dict[str, Callable[[argparse.Namespace, ImageFolder], dict[str, Any]]] = {
     "agree": agree,
     "files": files,
+    "techniques": techniques,
     "steps": steps,
+    "compiled": compiled_steps,
     "input": input_rate,
     "peer": peer,
     "train": train,
@@ -323,6 +387,7 @@ def main() -> None:
     parser.add_argument("--train-batch", type=int, default=16)
     parser.add_argument("--train-steps", type=int, default=0, help="what the time allows, if 0")
     parser.add_argument("--train-rate", type=float, default=30.0, help="steps a second to plan for")
+    parser.add_argument("--workers", type=int, default=8, help="threads that cut crops")
     parser.add_argument("--compile", action="store_true", help="compile in the part train")
     args = parser.parse_args()
     args.place = choose_device(args.device)
@@ -334,9 +399,7 @@ def main() -> None:
         args.networks = {name: dict(MODELS[name].tiny) for name in args.networks}
         args.size, args.batch, args.train_batch, args.burst_s = 128, 2, 2, 1.0
         args.train_steps = args.train_steps or 40
-    began = time.monotonic()
-    args.ends = began + 60 * args.minutes
-    args.out_of_time = lambda share: time.monotonic() - began > share * 60 * args.minutes
+    args.ends = time.monotonic() + 60 * args.minutes
     args.out.mkdir(parents=True, exist_ok=True)
     device = Runtime(args.place).describe()
     machine = {"device": device, "cpu": cpu_name(), "cpus": os.cpu_count(), "versions": versions()}
