@@ -355,7 +355,6 @@ def run(
     """
     out = Path(out)
     runtime = dataclasses.replace(runtime or Runtime(), precision=config.train.precision)
-    _log.info("training on %s", runtime.describe())
     model, state = _build(config, runtime)
     _read(config, out, resume=resume)  # fails now rather than after the pictures are read
     sources = [data] if isinstance(data, Source | Path | str) else list(data)
@@ -377,6 +376,7 @@ def run(
         changes = _changes_data(state, folder.identity, out, other=other_data)
         runtime.gather(None)  # all have read the checkpoint before the first one writes another
         with _open_run_folder(config, out, state.step) if runtime.is_first else _no_log() as log:
+            _log.info("training on %s", runtime.describe())
             if changes:
                 _append(log, {"kind": "data", "step": state.step, "identity": folder.identity})
             yield from _train_and_keep(config, task, state, hooks, out, log, should_stop, runtime)
