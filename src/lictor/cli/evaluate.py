@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from lictor.cli.codec_file import Device
 from lictor.cli.messages import complain
 from lictor.errors import ConfigError, LictorError
 
@@ -35,6 +36,7 @@ def evaluate(
     keep: int = 0,
     lpips: bool = False,
     speed: bool = False,
+    device: Device = "cpu",
 ) -> int:
     """Measure codecs on a folder of pictures: real file sizes, decoded 8-bit pictures, times.
 
@@ -54,6 +56,7 @@ def evaluate(
         keep: Keep this many pictures decoded, in the output folder, for a report to show.
         lpips: Measure LPIPS too (needs the extra lpips and its weights).
         speed: Then measure time, memory and operations of each codec, one at a time.
+        device: Where the transforms of learned codecs run: auto, cpu, cuda, cuda:1, mps, xpu.
     """
     from lictor.cli.progress import stderr
     from lictor.evaluation.contenders import parse_contenders
@@ -65,7 +68,7 @@ def evaluate(
     for name, value, least in (("jobs", jobs, 1), ("limit", limit, 1), ("keep", keep, 0)):
         if value is not None and value < least:
             raise ConfigError(f"--{name} must be at least {least}, not {value}")
-    contenders = parse_contenders(codecs)
+    contenders = parse_contenders(codecs, device=device)
     pictures, unreadable = read_pictures(folder, limit=limit, exclude=out)
     for reason in unreadable:
         complain(reason)

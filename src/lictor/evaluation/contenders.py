@@ -11,12 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lictor.codecs.learned import Codec
 from lictor.codecs.protocol import ImageCodec
 from lictor.errors import ConfigError
 from lictor.evaluation.external import CommandCodec, load_command_config
 from lictor.evaluation.peers import PEERS
 from lictor.evaluation.pictures import ORIGINAL, safe_name
+from lictor.runtime import choose_device
 
 DEFAULT = "default"
 _SPEC = re.compile(
@@ -52,8 +55,10 @@ class Contender:
                 raise ConfigError(f"{self.name}: the setting {label} is there twice")
 
 
-def parse_contender(spec: str) -> Contender:
+def parse_contender(spec: str, *, device: str = "cpu") -> Contender:
     """Return the codec that a text means; raises `ConfigError` when it means none.
+
+    The transforms of learned codecs run on the device of that name.
 
     `[NAME=]WHAT[:Q1,Q2,...]`, where WHAT is `default` (the codec that ships), a key of `PEERS`,
     one or more `.lcodec` files with commas between (a curve of one model at several rates), or the
@@ -79,12 +84,12 @@ def parse_contender(spec: str) -> Contender:
         )
     if qualities is not None:
         raise ConfigError(f"{spec!r}: a .lcodec file has one rate; name several, with commas")
-    return _learned(name, what)
+    return _learned(name, what, device)
 
 
-def parse_contenders(specs: Sequence[str]) -> tuple[Contender, ...]:
+def parse_contenders(specs: Sequence[str], *, device: str = "cpu") -> tuple[Contender, ...]:
     """Parse several texts; raises `ConfigError` when two would write the same file."""
-    contenders = tuple(parse_contender(spec) for spec in specs)
+    contenders = tuple(parse_contender(spec, device=device) for spec in specs)
     names = [contender.name.lower() for contender in contenders]
     for name in names:
         if names.count(name) > 1:
@@ -127,11 +132,18 @@ def _command(name: str, path: Path, qualities: tuple[float, ...] | None) -> Cont
     return Contender(name or command.name, tuple(settings), command.description)
 
 
-def _learned(name: str, what: str) -> Contender:
-    settings, description = [], ""
+def _on(device: torch.device, make: Callable[[], Codec]) -> Codec:
+    return make().to(device)
+
+
+def _learned(name: str, what: str, device: str) -> Contender:
+    settings, description, place = [], "", choose_device(device)
     for part in what.split(","):
         make = Codec.default if part == DEFAULT else partial(Codec.load, part)
         config = make().describe()
+        if place.type != "cpu":  # pixels may differ by a grey level
+            make = partial(_on, place, make)
+            config["device"] = place.type
         description = f"lictor {config['model']}"
         label = DEFAULT if part == DEFAULT else Path(part).stem
         settings.append(Setting(label, make, config))
