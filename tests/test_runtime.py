@@ -1,27 +1,42 @@
-"""A runtime is possible or refused, and its precision is that of the transforms alone."""
+"""Where a run computes: devices by name, equal shares, one voice of several processes."""
 
 import pytest
 import torch
 
 from lictor.errors import ConfigError
-from lictor.runtime import Runtime
+from lictor.runtime import Runtime, choose_device, devices
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"precision": "float16"}, r"precision = 'float16' must be one of float32, bfloat16"),
-        ({"rank": 2, "world_size": 2}, "rank 2 of 2"),
-        ({"rank": -1}, "rank -1 of 1"),
-    ],
-)
-def test_what_cannot_be_is_refused(settings, message):
-    with pytest.raises(ConfigError, match=message):
-        Runtime(**settings)
+def test_devices_are_found_by_name_and_a_missing_one_is_named_with_those_there():
+    assert devices()[-1] == "cpu"
+    assert choose_device("cpu") == torch.device("cpu")
+    assert str(choose_device("auto")) == devices()[0]
+    for name in ("cuda:77", "gpu", "mps:3", ""):
+        with pytest.raises(ConfigError, match=r"there is .*cpu"):
+            choose_device(name)
 
 
-def test_precision_is_that_of_matrix_products():
-    a = torch.rand(4, 4)
-    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        with Runtime(precision=precision).autocast():
-            assert (a @ a).dtype == dtype
+def test_shares_are_equal_and_whole():
+    ranges = [Runtime(rank=rank, world_size=3).share(12) for rank in range(3)]
+    assert [list(r) for r in ranges] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    with pytest.raises(ConfigError, match="13 is not a multiple of the 3"):
+        Runtime(rank=0, world_size=3).share(13)
+
+
+def test_a_process_by_itself_speaks_to_itself():
+    runtime, values = Runtime(), [torch.rand(3), torch.rand(2, 2)]
+    kept = [v.clone() for v in values]
+    runtime.average_(values)
+    runtime.broadcast_(values, 0)
+    assert all(torch.equal(a, b) for a, b in zip(values, kept, strict=True))
+    assert runtime.gather("x") == ["x"]
+    assert runtime.from_first(3) == 3
+    assert [runtime.any(flag) for flag in (True, False)] == [True, False]
+    assert runtime.peak_bytes() > 2**20
+    assert "cpu" in runtime.describe()
+
+
+@pytest.mark.parametrize("wrong", [{"rank": 1}, {"rank": -1}, {"precision": "float8"}])
+def test_an_impossible_runtime_is_refused(wrong):
+    with pytest.raises(ConfigError):
+        Runtime(**wrong)

@@ -345,3 +345,16 @@ def test_a_task_that_knows_no_picture_is_trained_all_the_same():
     assert [r.metrics["progress"] for r in reports[::50]] == pytest.approx(
         [(1 + step) / 200 for step in range(0, 200, 50)]
     )
+
+
+def test_a_device_with_too_little_memory_says_what_was_asked_for_and_what_to_lower():
+    model, state = new_run("mbt2018-mean")
+
+    class Greedy(Given):
+        def loss(self, piece, *, step, progress):
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has"
+            )
+
+    with pytest.raises(LictorError, match=r"2\.50 GiB more.*train\.accumulate.*train\.batch_size"):
+        next(train(small_config(), Greedy(model), state))

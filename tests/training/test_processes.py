@@ -15,8 +15,6 @@ import pytest
 import torch
 from PIL import Image
 
-from lictor.errors import ConfigError
-from lictor.runtime import Runtime, choose_device, devices
 from lictor.training.recipe import config_from_dict
 from lictor.training.run import run
 
@@ -193,19 +191,3 @@ def test_a_run_of_which_a_process_is_killed_ends_and_goes_on_with_another_number
     whole = tmp_path / "whole"
     go(whole, pictures, recipe("adam", steps=steps, accumulate=2, eval_every=1000))
     assert all(torch.equal(a, weights(out)[name]) for name, a in weights(whole).items())
-
-
-def test_devices_are_found_by_name_and_a_missing_one_is_named_with_those_there():
-    assert devices()[-1] == "cpu"
-    assert choose_device("cpu") == torch.device("cpu")
-    assert str(choose_device("auto")) == devices()[0]
-    for name in ("cuda:77", "gpu", "mps:3", ""):
-        with pytest.raises(ConfigError, match=r"there is .*cpu"):
-            choose_device(name)
-
-
-def test_shares_are_equal_and_whole():
-    ranges = [Runtime(rank=rank, world_size=3).share(12) for rank in range(3)]
-    assert [list(r) for r in ranges] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-    with pytest.raises(ConfigError, match="13 is not a multiple of the 3"):
-        Runtime(rank=0, world_size=3).share(13)
