@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from lictor.training.run import CONFIG, METRICS
 GONE = "gone"
 # Runs are looked for in a folder, in the folders in it, and so many levels down in all.
 _DEPTH = 4
+# So many bytes before what is new tell whether the file is still the one that was read.
+_END = 256
 Series = list[tuple[int, float]]
 
 
@@ -62,13 +65,13 @@ class RunLog:
     def _forget(self) -> None:
         self.train: Series = []
         self.evaluations: Series = []
-        self._offset = 0
+        self._offset, self._end = 0, b""
         self._step: int | None = None
         self._other_data = -1  # from this step on the run has had other pictures
         self._last: dict[str, dict[str, Any]] = {}
 
     def update(self) -> bool:
-        """Read what is new, and a file that is another one or has shrunk from its beginning.
+        """Read what is new, and a file that has shrunk or become another one from its beginning.
 
         Returns whether there was anything. What cannot be read becomes `problem`; what was known
         stays known.
@@ -106,17 +109,20 @@ class RunLog:
         """
         with (self.folder / METRICS).open("rb") as file:
             state = os.fstat(file.fileno())
-            anew = (state.st_dev, state.st_ino) != self._file_id or state.st_size < self._offset
-            if anew:
+            file.seek(self._offset - len(self._end))
+            anew = (state.st_dev, state.st_ino) != self._file_id
+            if anew or file.read(len(self._end)) != self._end:
+                anew = True
                 self._forget()
                 self._file_id = (state.st_dev, state.st_ino)
+                file.seek(0)
             self._modified_s = state.st_mtime
-            file.seek(self._offset)
             data = file.read()
         whole, newline, rest = data.rpartition(b"\n")
         if _row(rest) is None:  # else complete but for its end, which is blank when it comes
             data = whole + newline
         self._offset += len(data)
+        self._end = (self._end + data)[-_END:]
         return data if data or anew else None
 
     def _take(self, row: dict[str, Any]) -> None:
@@ -260,16 +266,22 @@ def _run_folders(place: Path, depth: int) -> Iterator[Path]:
         if (place / METRICS).is_file():
             yield place
             return
-        inner = sorted(
+        inner = [
             entry.path
             for entry in os.scandir(place)
             if entry.is_dir() and not entry.name.startswith(".")
-        )
+        ]
     except OSError:
         return  # not for us, or deleted meanwhile
     if depth:
-        for path in inner:
+        for path in sorted(inner, key=_natural):
             yield from _run_folders(Path(path), depth - 1)
+
+
+def _natural(text: str) -> list[tuple[str, int]]:
+    """Return a key by which run2 comes before run10."""
+    parts = re.findall(r"([^0-9]*)([0-9]{0,18})", text)
+    return [(letters, int(digits or -1)) for letters, digits in parts]
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

@@ -15,11 +15,12 @@ _LOOKS = {
 # After Okabe and Ito, dark enough for thin lines on white; from the ninth run on, with dashes.
 _COLOURS = ("#0067a8", "#c04a00", "#00785a", "#9c3d80", "#8a6a00", "#4b4f9e", "#a1322d", "#4d5b66")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1)), (0, (5, 1, 1, 1)))
-_MEMORY = 0.02  # of the longest run's steps
+_MEMORY = 0.03  # of the longest run's steps
 _FEW = 4  # so many runs show their unsmoothed loss as well
 _LONGEST_NAME = 44
 _LEGEND_WIDTH = 130  # characters beside each other
-_TICKS = (1.0, 2.0, 5.0)
+# Where an axis has ticks in each power of ten, up to this factor between its ends.
+_TICKS = {10: (1.0, 1.5, 2.0, 3.0, 5.0, 7.0), 1000: (1.0, 2.0, 5.0), math.inf: (1.0,)}
 
 
 def save_runs_chart(path: Path, runs: Mapping[str, RunLog]) -> None:
@@ -128,6 +129,7 @@ def _scale(axes: Any, values: Sequence[float], none: str) -> None:
     margin = (high / low) ** 0.05
     axes.set_yscale("log")
     axes.set_ylim(low / margin, high * margin)
-    axes.yaxis.set_major_locator(LogLocator(subs=_TICKS if high < 1000 * low else (1.0,)))
+    ticks = next(ticks for factor, ticks in _TICKS.items() if high <= factor * low)
+    axes.yaxis.set_major_locator(LogLocator(subs=ticks))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
