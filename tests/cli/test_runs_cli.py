@@ -137,24 +137,27 @@ def test_following_waits_for_a_first_run_and_survives_its_end(lictor, tmp_path, 
     assert (last[0], last[-1]) == ("one", GONE)
 
 
-def test_a_narrow_terminal_cuts_no_number(monkeypatch, tmp_path):
+def test_a_narrow_terminal_leaves_out_columns_and_cuts_no_number(tmp_path):
     from rich.console import Console
 
     from lictor.reporting.runs import Runs
 
-    make(tmp_path / "one")
+    make(tmp_path / "run-with-a-name")
     found = Runs([tmp_path])
     found.update()
-    for width in (80, 100, 200):
+    counts = []
+    for width in (60, 80, 100, 200):
         console = Console(width=width, force_terminal=True, color_system=None)
         with console.capture() as capture:
-            console.print(module._table(found.summaries(), console))
+            console.print(module._table(found.summaries(), console), crop=False)
         lines = capture.get().splitlines()
         assert max(map(len, lines)) <= width
-        words = next(line for line in lines if "one" in line).split()
-        assert {"50/100", "1.5000"} <= set(words)
-        assert ("soap" in words) == (width > 80)
-        assert "…" not in capture.get()
+        row = next(line for line in lines if "run-with-a-name" in line)
+        assert {"50/100", "1.5000"} <= set(row.split())
+        assert re.search(r" \d+ s *$", row)
+        counts.append(len(row.split()))
+    assert counts == sorted(set(counts))
+    assert counts[-1] == 15
 
 
 @pytest.mark.parametrize(

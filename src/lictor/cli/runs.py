@@ -152,12 +152,20 @@ def _table(summaries: "Sequence[RunSummary]", console: "Console") -> Any:
     rows = [_cells(summary) for summary in summaries]
     result = table(rows)
     for spare in _SPARE if console.is_terminal else ():
-        if console.measure(result).minimum <= console.width:
+        if _width(result, console) <= console.width:
             break
         for row in rows:
             del row[spare]
         result = table(rows)
     return result
+
+
+def _width(table: Any, console: "Console") -> int:
+    """Return how wide a table gets, which may be more than there is room for."""
+    from rich.segment import Segment
+
+    lines = Segment.split_lines(console.render(table))
+    return max(map(Segment.get_line_length, lines), default=0)
 
 
 def _cells(run: "RunSummary") -> dict[str, str]:
