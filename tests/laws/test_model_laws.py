@@ -1,6 +1,10 @@
 """Theorems that hold for every model: one statement of the data path, three coders."""
 
+import json
+import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -301,3 +305,27 @@ def test_noise_charges_latents_that_follow_their_prior_no_less_than_rounding(nam
         model.code(coder, latents, model.padded_shape(1, 256, 256))
     noisy, hard = float(coder.noisy.bits["y"]), float(coder.rate.bits["y"])
     assert noisy > (1.5 if make is tiny_model else 0.995) * hard
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict:
+    """What a compiler makes of the models, in a process where no types are checked."""
+    script = Path(__file__).parents[1] / "fixtures" / "compiled.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, timeout=600)
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@EVERY
+def test_a_compiler_sees_a_model_as_one_graph(name, compiled):
+    assert compiled["graphs"][name] == {"rounded": 1, "noisy": 1}
+
+
+@pytest.mark.slow
+def test_a_compiled_model_has_the_losses_and_gradients_of_itself(compiled):
+    for plain, made in zip(*compiled["losses"], strict=True):
+        assert made == pytest.approx(plain, rel=1e-5)
+    for step in compiled["gradient_errors"]:
+        assert max(step) < 1e-3
+    assert compiled["same_names"]

@@ -220,7 +220,7 @@ def _measuring(
     def hook(name: str):
         def show(module: nn.Module, args: object, out: Tensor) -> None:
             del args
-            into(name, _samples(out, channel_axis(module, out)))
+            into(name, _samples(out.cpu(), channel_axis(module, out)))
 
         return show
 
@@ -256,7 +256,9 @@ def codec_outliers(name: str, codec: Codec, pictures: Sequence[NDArray[np.uint8]
         x = x.contiguous(memory_format=torch.channels_last)
         with _measuring(layers, add):
             shape = model.padded_shape(1, *image.shape[:2])
-            model.synthesise(model.code(recorder, model.analyse(x), shape))
+            latents = {n: t.cpu() for n, t in model.analyse(x.to(codec.device)).items()}
+            quantized = model.code(recorder, latents, shape)
+            model.synthesise({n: t.to(codec.device) for n, t in quantized.items()})
         for latent, parts in recorder.latents.items():
             add(latent, torch.cat(parts))
         for latent, count in recorder.escapes.items():

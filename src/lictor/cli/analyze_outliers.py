@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from lictor.cli.codec_file import load_codec
+from lictor.cli.codec_file import Device, load_codec
 from lictor.cli.messages import complain, printable, say
 from lictor.cli.outputs import output_files
 from lictor.errors import ConfigError
@@ -44,6 +44,7 @@ def outliers(
     out: Annotated[Path, arg(aliases=["-o"], metavar="DIR")],
     limit: int | None = None,
     layers: bool = False,
+    device: Device = "cpu",
     force: bool = False,
 ) -> int:
     """Measure outliers of latents and of every layer's output, for several codecs side by side.
@@ -57,6 +58,7 @@ def outliers(
         out: Folder for outliers.json, outliers.csv and outliers.png.
         limit: Take the first pictures only.
         layers: Show every layer in the terminal too, not only the worst of each network.
+        device: Where the networks run: auto, cpu, cuda, cuda:1, mps, xpu.
         force: Overwrite existing files.
     """
     from lictor.analysis.outliers import codec_outliers
@@ -70,7 +72,7 @@ def outliers(
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit must be at least 1, not {limit}")
     targets = output_files(out, _OUTPUTS, force=force)
-    loaded = _load(codecs)
+    loaded = _load(codecs, device)
     pictures = [load_image(path) for path in list_images(data)[:limit]]
     reports = [
         codec_outliers(name, codec, pictures)
@@ -84,17 +86,19 @@ def outliers(
     return 0
 
 
-def _load(names: Sequence[str]) -> "dict[str, Codec]":
+def _load(names: Sequence[str], device: str) -> "dict[str, Codec]":
     from lictor.codecs.learned import Codec
+    from lictor.runtime import choose_device
     from lictor.training.run import load_run
 
-    loaded = dict[str, Any]()
+    place, loaded = choose_device(device), dict[str, Any]()
     for name in names:
         path = Path(name)
         label = printable(path.resolve().name if path.is_dir() else path.stem)
         if label in loaded:
             raise ConfigError(f"two codecs are called {label!r}; rename one")
-        loaded[label] = Codec.freeze(load_run(path)[0]) if path.is_dir() else load_codec(name)
+        codec = Codec.freeze(load_run(path)[0]) if path.is_dir() else load_codec(name)
+        loaded[label] = codec.to(place)
     return loaded
 
 

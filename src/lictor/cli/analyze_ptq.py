@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from tyro.conf import Positional, arg
 
-from lictor.cli.codec_file import load_codec
+from lictor.cli.codec_file import Device, load_codec
 from lictor.cli.messages import complain, printable, say
 from lictor.cli.outputs import output_files
 from lictor.errors import ConfigError
@@ -51,6 +51,7 @@ def ptq(
     balance: float | None = None,
     optimize: int = 0,
     seed: int = 0,
+    device: Device = "cpu",
     force: bool = False,
 ) -> int:
     """Encode and decode pictures with quantized copies of a codec, and say what that costs.
@@ -79,6 +80,7 @@ def ptq(
             not given.
         optimize: Round each copy's weights for the loss in so many steps; 0 for not.
         seed: Seed of the choice of crops.
+        device: Where the networks run: auto, cpu, cuda, cuda:1, mps, xpu.
         force: Overwrite existing files.
     """
     from lictor.evaluation.quantization import FamilyCost, default_schemes
@@ -93,7 +95,7 @@ def ptq(
         raise ConfigError(f"lmbda must be positive, not {lmbda}")
     chosen = _schemes(schemes, scopes) or default_schemes()
     targets = output_files(out, _OUTPUTS, force=force)
-    loaded = _load(codecs)
+    loaded = _load(codecs, device)
     pictures = _pictures(data, limit)
     folder = calibration_pictures(calibration or data, most=256 if optimize else 64, seed=seed)
     flattering = _warn_if_flattering(pictures, folder)
@@ -138,13 +140,13 @@ def _schemes(schemes: Sequence[str], scopes: Sequence[str]) -> "list[Scheme]":
     return list(dict.fromkeys(parse_scheme(b, part) for b in bits for part in parts))
 
 
-def _load(names: Sequence[str]) -> "dict[str, Codec]":
+def _load(names: Sequence[str], device: str) -> "dict[str, Codec]":
     loaded = dict[str, Any]()
     for name in names:
         label = printable(Path(name).stem)
         if label in loaded:
             raise ConfigError(f"two codecs are called {label!r}; rename one")
-        loaded[label] = load_codec(name)
+        loaded[label] = load_codec(name, device)
         if loaded[label].model.quantization is not None:
             raise ConfigError(f"{name}: is quantized already; analyze the original")
     return loaded
@@ -206,6 +208,7 @@ def _measure(
             ranges=Ranges(*ranges),
             lmbda=lmbda,
             improve=better,
+            device=codec.device,
         )
         # Optimizing has a bar of its own, and a terminal holds one at a time.
         shown = measured if optimize else follow(measured, 1 + len(schemes), f"measuring {name}")

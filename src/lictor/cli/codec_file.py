@@ -1,19 +1,27 @@
 """The codec that a command is told to use: a file, or the one that ships with lictor."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
 
 if TYPE_CHECKING:
     from lictor.codecs.learned import Codec
 
 DEFAULT = "default"
+# Of a command that runs networks: auto, cpu, cuda, cuda:1, mps, xpu.
+Device = Annotated[str, arg(metavar="DEVICE", help_behavior_hint="")]
 
 
-def load_codec(name: Path | str | None) -> "Codec":
+def load_codec(name: Path | str | None, device: str = "cpu") -> "Codec":
     """Return the codec of a file, or the one that ships with lictor for None and for `default`.
 
-    Raises `CheckpointError` when the file is missing, damaged, or no codec.
+    Its transforms run on the device of that name. Raises `CheckpointError` when the file is
+    missing, damaged, or no codec, `ConfigError` when there is no such device.
     """
     from lictor.codecs.learned import Codec
+    from lictor.runtime import choose_device
 
-    return Codec.default() if name is None or str(name) == DEFAULT else Codec.load(name)
+    place = choose_device(device)
+    codec = Codec.default() if name is None or str(name) == DEFAULT else Codec.load(name)
+    return codec.to(place)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from lictor.cli.analyze import ANALYSES
 from lictor.cli.batch import choose_targets, convert_all
 from lictor.cli.bd import anchors, bd
-from lictor.cli.codec_file import load_codec
+from lictor.cli.codec_file import Device, load_codec
 from lictor.cli.convert import convert
 from lictor.cli.data import DATA
 from lictor.cli.evaluate import evaluate
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 Inputs = Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE...", help_behavior_hint="")]
 Output = Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")]
-Device = Annotated[str, arg(metavar="DEVICE", help_behavior_hint="")]
 Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
 CodecFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 
@@ -245,7 +244,9 @@ def train(
     recipe: Positional[Path],
     /,
     *,
-    data: Annotated[tuple[str, ...], arg(metavar="PLACE[=WEIGHT]...", help_behavior_hint="")],
+    data: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(metavar="PLACE[=WEIGHT]", help_behavior_hint="")
+    ],
     out: Path,
     resume: bool = False,
     other_data: bool = False,
@@ -260,7 +261,7 @@ def train(
     Args:
         recipe: TOML file.
         data: Folder trees of PNG, JPEG and WebP pictures, shards of `lictor data pack`, or their
-            URLs; each with a weight, its share of the crops, or none.
+            URLs; each with a weight, its share of the crops, or none. May be given several times.
         out: Run folder: configuration, metrics, checkpoint.
         resume: Go on from the run folder's checkpoint.
         other_data: Let a resumed run go on with other pictures than it began with.

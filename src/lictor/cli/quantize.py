@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from lictor.cli.codec_file import load_codec
+from lictor.cli.codec_file import Device, load_codec
 from lictor.cli.messages import say
 from lictor.cli.outputs import check_output_file
 from lictor.errors import ConfigError
@@ -39,6 +39,7 @@ def quantize(
     percentile: float = 100.0,
     balance: float | None = None,
     seed: int = 0,
+    device: Device = "cpu",
     force: bool = False,
 ) -> int:
     """Make a codec of integer weights and activations, in a file of a quarter of the size.
@@ -61,16 +62,19 @@ def quantize(
         balance: 0 gives all input channels of a layer one step, 1 each its own; 1 for weights of 8
             bits and more, else 0.5, if not given.
         seed: Seed of the choice of crops.
+        device: Where the networks run: auto, cpu, cuda, cuda:1, mps, xpu.
         force: Overwrite an existing file.
     """
     from lictor.codecs.learned import Codec
     from lictor.ptq.calibrate import Ranges, calibration_crops, calibration_pictures, observe
     from lictor.ptq.quantize import quantize as quantize_model
     from lictor.ptq.scheme import Scheme
+    from lictor.runtime import choose_device
 
     scheme, ranges = Scheme(weights, activations, scope), Ranges(percentile, balance)
     if crops < 1 or steps < 1 or seed < 0:
         raise ConfigError("--crops and --steps must be at least 1, --seed at least 0")
+    place = choose_device(device)
     check_output_file(out, force=force)
     needs_pictures = activations is not None or optimize
     if data is None and needs_pictures:
@@ -84,10 +88,12 @@ def quantize(
     pictures, observed = None, {}
     if data is not None and needs_pictures:
         pictures = calibration_pictures(data, most=_MOST_PICTURES if optimize else 64, seed=seed)
-        observed = observe(model, calibration_crops(pictures, count=crops, seed=seed))
+        calibrating = calibration_crops(pictures, count=crops, seed=seed)
+        observed = observe(model.to(place), calibrating)
+        model.cpu()
     quantized = quantize_model(model, scheme, observed, ranges=ranges)
     if slope is not None and pictures is not None:
-        improve(quantized, model, slope, pictures, steps=steps, seed=seed)
+        improve(quantized.to(place), model.to(place), slope, pictures, steps=steps, seed=seed)
     about = {
         "of": source.fingerprint.hex(),
         "crops": crops if observed else 0,

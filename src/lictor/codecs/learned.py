@@ -141,6 +141,11 @@ class Codec:
         """Name of the model inside."""
         return f"lictor {self._model.name}"
 
+    @property
+    def device(self) -> torch.device:
+        """Where the transforms run."""
+        return self._device
+
     def to(self, device: torch.device | str) -> "Codec":
         """Run the transforms on a device from now on; returns the codec itself.
 

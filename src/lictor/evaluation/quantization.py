@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -162,13 +163,14 @@ def codec_costs(
     ranges: Ranges = MIN_MAX,
     lmbda: float | None = None,
     improve: Improve | None = None,
+    device: torch.device | None = None,
 ) -> Iterator[tuple[Cost | None, tuple[ImageResult, ...]]]:
     """Yield the rows of a codec (without a cost), then cost and rows of each quantized copy.
 
     `crops` (batches `b 3 h w` in [0, 1]) calibrate; `lmbda` overrides the notes'; `improve` may
-    optimize each copy. A scheme of a part that the model lacks is left out. Raises `ConfigError`
-    when that is all of them, when the codec is quantized already, and when there is no lmbda to
-    optimize for.
+    optimize each copy; networks run on `device`, the CPU if not given. A scheme of a part that
+    the model lacks is left out. Raises `ConfigError` when that is all of them, when the codec is
+    quantized already, and when there is no lmbda to optimize for.
     """
     model = codec.thaw()
     slope = lmbda_of(codec) if lmbda is None else lmbda
@@ -177,15 +179,18 @@ def codec_costs(
     possible = [scheme for scheme in schemes if layers_of(model, scheme.scope)]
     if not possible:
         raise ConfigError(f"{name}: {model.name} has none of the parts to quantize")
-    observed = observe(model, crops)
-    original = measure(codec, pictures, name)
+    place = device or torch.device("cpu")
+    observed = observe(model.to(place), crops)
+    model.cpu()
+    original = measure(codec.to(place), pictures, name)
     yield None, original
     for scheme in possible:
         copy = quantize(model, scheme, observed, ranges=ranges)
         if improve is not None and slope is not None:
-            improve(copy, model, slope)
+            improve(copy.to(place), model.to(place), slope)
+            model.cpu()
         quantized = Codec.freeze(copy, weight_dtype=codec.weight_dtype)
-        rows = measure(quantized, pictures, name)
+        rows = measure(quantized.to(place), pictures, name)
         yield cost(name, scheme, original, rows, slope), rows
 
 

@@ -96,8 +96,8 @@ class Observed:
     def see_extremes(self, x: Float[Tensor, "..."], axis: int) -> None:
         """Widen the extremes by a tensor with channels along an axis."""
         crops = x.movedim(axis, 1).flatten(2) if x.dim() > 2 else x.T[None]
-        self.crop_lows.extend(crops.amin(2))
-        self.crop_highs.extend(crops.amax(2))
+        self.crop_lows.extend(crops.amin(2).cpu())
+        self.crop_highs.extend(crops.amax(2).cpu())
         self.low = torch.stack(self.crop_lows).amin(0)
         self.high = torch.stack(self.crop_highs).amax(0)
         self.integers = self.integers and bool((x == x.round()).all())
@@ -111,7 +111,7 @@ class Observed:
         del axis
         low, high = self.range(100)
         if high > low:
-            self.counts += torch.histc(x.float(), _BINS, low, high).double()
+            self.counts += torch.histc(x.float(), _BINS, low, high).cpu().double()
 
     def reach(self, headroom: float) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
         """Return each channel's extremes; with headroom where the layer looks at the latent.
@@ -160,14 +160,15 @@ def _watching(layers: dict[str, Layer], see: dict[str, Observed], what: str) -> 
 def observe(model: AbstractCodecModel, crops: Sequence[Tensor]) -> dict[str, Observed]:
     """Run a model, latents rounded, and return what the input of each layer was like.
 
-    `crops` are batches `b 3 h w` in [0, 1]. Raises `DataError` without crops, or where an input is
-    not finite.
+    `crops` are batches `b 3 h w` in [0, 1]; the model may be on a device. Raises
+    `DataError` without crops, or where an input is not finite.
     """
     if not crops:
         raise DataError("calibration needs at least one crop")
+    device = next(model.parameters()).device
     layers = layers_of(model)
     seen = {name: Observed() for name in layers}
-    latents = _layers_at_the_latent(model, crops[0])
+    latents = _layers_at_the_latent(model, crops[0].to(device))
     for name in latents:
         seen[name].latent = True
     training = model.training
@@ -176,7 +177,7 @@ def observe(model: AbstractCodecModel, crops: Sequence[Tensor]) -> dict[str, Obs
         for what in (Observed.see_extremes.__name__, Observed.see_values.__name__):
             with _watching(layers, seen, what):
                 for x in crops:
-                    model(x)
+                    model(x.to(device))
             _check_finite(seen)
     finally:
         model.train(training)

@@ -140,10 +140,11 @@ def optimize(
 ) -> Iterator[Progress]:
     """Improve what `quantize` made of a model, in place, and yield after each step.
 
-    Batches are `b 3 h w` in [0, 1]; `loss` is what the model was trained for, of a batch and the
-    model's output. The model is whole again when the iterator ends, also when it is closed early or
-    the batches run out; in between it must not be used. Raises `ConfigError` for a model that is
-    not quantized or is of another kind than `original`, and when the loss is not finite.
+    Batches are `b 3 h w` in [0, 1]; both models may be on a device. `loss` is what the model was
+    trained for, of a batch and the model's output. The model is whole again when the iterator ends,
+    also when it is closed early or the batches run out; in between it must not be used. Raises
+    `ConfigError` for a model that is not quantized or is of another kind than `original`, and when
+    the loss is not finite.
     """
     layers = quantized_layers(quantized)
     if not layers:
@@ -157,11 +158,13 @@ def optimize(
     for name, learner in learning.items():
         replace_layer(quantized, name, learner)
     optimizer = _optimizer(learning.values(), settings)
+    device = next(quantized.parameters()).device
     peaks = [group["lr"] for group in optimizer.param_groups]
     try:
         for step, x in zip(range(settings.steps), batches, strict=False):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * settings.share(step)
+            x = x.to(device)
             total = loss(x, quantized(x, surrogate=surrogate, noise=Noise(settings.seed, step)))
             if not total.isfinite():
                 raise ConfigError(f"step {step}: the loss is not finite; optimize with lower rates")

@@ -357,7 +357,6 @@ def run(
     """
     out = Path(out)
     runtime = dataclasses.replace(runtime or Runtime(), precision=config.train.precision)
-    _log.info("training on %s", runtime.describe())
     model, state = _build(config, runtime)
     _read(config, out, resume=resume)  # fails now rather than after the pictures are read
     sources = [data] if isinstance(data, Source | Path | str) else list(data)
@@ -385,6 +384,7 @@ def run(
                 if runtime.is_first:
                     on_row(row)
 
+            _log.info("training on %s", runtime.describe())
             if changes:
                 record({"kind": "data", "step": state.step, "identity": folder.identity})
             yield from _train_and_keep(
