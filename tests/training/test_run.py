@@ -397,3 +397,20 @@ def test_a_run_on_shards_that_is_resumed_sees_every_picture_of_an_epoch(
     if k == 1:  # 11 pictures to train on, 2 crops a step
         drawn = [whole[place] for place in sorted(whole)]
         assert sorted(drawn[:11]) == sorted(drawn[11:22]) == list(range(11))
+
+
+def test_a_listener_is_told_each_row_of_the_metrics_once_it_is_there(tmp_path, picture_folder):
+    out, told = tmp_path / "run", []
+
+    def listen(row):
+        last = (out / METRICS).read_text().splitlines()[-1]
+        assert json.loads(last) == row
+        told.append(dict(row))
+
+    finish(CONFIG, picture_folder, out, on_row=listen)
+    assert told == [json.loads(line) for line in (out / METRICS).read_text().splitlines()]
+    assert {row["kind"] for row in told} == {"train", "evaluation"}
+    longer = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=14))
+    told.clear()
+    finish(longer, picture_folder, out, resume=True, on_row=listen)
+    assert [row["step"] for row in told] == [12, 12, 14, 14]

@@ -24,6 +24,7 @@ from lictor.cli.evaluate import evaluate
 from lictor.cli.messages import complain, say
 from lictor.cli.quantize import quantize
 from lictor.cli.report import report
+from lictor.cli.runs import runs
 from lictor.errors import BitstreamError, ConfigError, DataError, LictorError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 Inputs = Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE...", help_behavior_hint="")]
 Output = Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")]
+Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
 CodecFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 
 LIC, LCODEC = ".lic", ".lcodec"
@@ -249,6 +251,7 @@ def train(
     resume: bool = False,
     other_data: bool = False,
     device: Device = "auto",
+    tensorboard: Folder = None,
     overrides: Annotated[
         tuple[str, ...], arg(name="set", metavar="KEY=VALUE...", help_behavior_hint="")
     ] = (),
@@ -263,15 +266,21 @@ def train(
         resume: Go on from the run folder's checkpoint.
         other_data: Let a resumed run go on with other pictures than it began with.
         device: auto, cpu, cuda, cuda:1, mps, xpu; auto takes the best that is there.
+        tensorboard: Folder in which to keep what the run folder's metrics say for TensorBoard too.
         overrides: Changes to the recipe, such as train.steps=1000.
     """
     from lictor.cli.progress import log_to_terminal, show_training, stderr, stop_on_interrupt
+    from lictor.reporting.tensorboard_log import tensorboard_log
     from lictor.runtime import processes
     from lictor.training.recipe import load_recipe
     from lictor.training.run import run
 
     config = load_recipe(recipe, overrides)
-    with processes(device) as runtime, stop_on_interrupt() as should_stop:
+    with (
+        tensorboard_log(tensorboard, out) as on_row,
+        processes(device) as runtime,
+        stop_on_interrupt() as should_stop,
+    ):
         log_to_terminal(quiet=not runtime.is_first)
         reports = run(
             config,
@@ -281,6 +290,7 @@ def train(
             other_data=other_data,
             runtime=runtime,
             should_stop=should_stop,
+            on_row=on_row,
         )
         last = show_training(reports, total=config.train.steps, log_every=config.train.log_every)
         done = last is None or last.step + 1 >= config.train.steps
@@ -351,6 +361,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "anchors": anchors,
     "report": report,
     "train": train,
+    "runs": runs,
     "freeze": freeze,
     "quantize": quantize,
     "convert": convert,

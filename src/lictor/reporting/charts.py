@@ -18,8 +18,8 @@ from lictor.comparison.curve import AGGREGATIONS, MEAN_MSE, MEAN_PSNR, METRICS, 
 from lictor.comparison.findings import MEAN_MS_SSIM, known_aggregations, values
 from lictor.errors import DataError
 from lictor.files import atomic_file
+from lictor.reporting.chart_file import CHART_FORMATS, NO_DATE
 
-CHART_FORMATS = {".pdf": "pdf", ".png": "png", ".svg": "svg"}
 RATE_TICKS = tuple(m * 10.0**e for e in range(-3, 3) for m in (1, 2, 5))
 
 # After Okabe and Ito's colours, each darkened or lightened until it keeps a contrast of 3:1 with
@@ -43,7 +43,6 @@ _PAPER: dict[Any, Any] = {
     "text.parse_math": False,  # a dollar in a name is a dollar
 }
 _OF_MEANS = {MEAN_MSE: " of the mean squared error", MEAN_MS_SSIM: " of the mean MS-SSIM"}
-_NO_DATE = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
 
 
 @dataclass(frozen=True)
@@ -310,7 +309,7 @@ def save_chart(
     with warnings.catch_warnings(), mpl.rc_context(_PAPER), atomic_file(path) as file:
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for the letter
         _paper_figure(curves, view, log_rate).savefig(
-            file, format=kind, dpi=300, metadata=_NO_DATE[kind]
+            file, format=kind, dpi=300, metadata=NO_DATE[kind]
         )
 
 

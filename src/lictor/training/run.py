@@ -342,16 +342,18 @@ def run(
     make_hooks: Callable[[AbstractCodecModel], Mapping[str, TrainHook]] = lambda _: {},
     should_stop: Callable[[], bool] = lambda: False,
     on_decode: Callable[[int, int], None] = lambda *_: None,
+    on_row: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> Iterator[StepReport | Evaluation]:
     """Train on the pictures of `data`, keeping everything in the folder `out`.
 
     `data` is a folder, shards or their URL, each maybe with a weight as in `"photos=2"`, or several
     of them. Yields a report after every step and after every evaluation. When `should_stop` says
     so, the run ends after the current step with a checkpoint to resume from; `other_data` lets a
-    resumed run go on with other pictures; `runtime` is one process on the CPU if not given. Of
-    several processes the first one writes, and all see the same folders. Raises `ConfigError`,
-    `DataError` or `CheckpointError` before the first step if something does not fit, or if another
-    run is going on in the same folder.
+    resumed run go on with other pictures; `runtime` is one process on the CPU if not given.
+    `on_row` is told each row of the metrics once it is in the file. Of several processes the first
+    one writes and is told of rows, and all see the same folders. Raises `ConfigError`, `DataError`
+    or `CheckpointError` before the first step if something does not fit, or if another run is going
+    on in the same folder.
     """
     out = Path(out)
     runtime = dataclasses.replace(runtime or Runtime(), precision=config.train.precision)
@@ -376,10 +378,18 @@ def run(
         changes = _changes_data(state, folder.identity, out, other=other_data)
         runtime.gather(None)  # all have read the checkpoint before the first one writes another
         with _open_run_folder(config, out, state.step) if runtime.is_first else _no_log() as log:
+
+            def record(row: dict[str, Any]) -> None:
+                _append(log, row)
+                if runtime.is_first:
+                    on_row(row)
+
             _log.info("training on %s", runtime.describe())
             if changes:
-                _append(log, {"kind": "data", "step": state.step, "identity": folder.identity})
-            yield from _train_and_keep(config, task, state, hooks, out, log, should_stop, runtime)
+                record({"kind": "data", "step": state.step, "identity": folder.identity})
+            yield from _train_and_keep(
+                config, task, state, hooks, out, record, should_stop, runtime
+            )
 
 
 def _train_and_keep(
@@ -388,7 +398,7 @@ def _train_and_keep(
     state: RunState,
     hooks: Mapping[str, TrainHook],
     out: Path,
-    log: IO[str],
+    record: Callable[[dict[str, Any]], None],
     should_stop: Callable[[], bool],
     runtime: Runtime,
 ) -> Iterator[StepReport | Evaluation]:
@@ -401,7 +411,7 @@ def _train_and_keep(
         nonlocal best
         with evaluation_weights(hooks):
             metrics = task.evaluate()
-            _append(log, {"kind": "evaluation", "step": state.step, **metrics})
+            record({"kind": "evaluation", "step": state.step, **metrics})
             result = Evaluation(state.step, metrics.pop("loss"), metrics)
             if writes and result.loss < best:
                 best = result.loss
@@ -414,7 +424,7 @@ def _train_and_keep(
         last = state.step >= settings.steps
         stop = last or runtime.any(should_stop())
         if stop or state.step % settings.log_every == 0:
-            _append(log, _mean_report(reports, state.skipped, runtime.peak_bytes()))
+            record(_mean_report(reports, state.skipped, runtime.peak_bytes()))
             reports = []
             _check_agreement(task, runtime, state.step)
         if last or state.step % settings.eval_every == 0:
