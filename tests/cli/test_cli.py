@@ -275,7 +275,8 @@ def test_wrong_recipes_and_folders_are_named_before_anything_is_written(lictor, 
 
 def test_paths_that_are_none_do_not_stop_the_others(lictor, picture, tmp_path):
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
-    inputs = ("x" * 300 + ".png", tmp_path / "loop.png", ".", picture)
+    (tmp_path / "none").mkdir()
+    inputs = ("x" * 300 + ".png", tmp_path / "loop.png", tmp_path / "none", picture)
     code, out, errors = lictor("compress", *inputs, "-o", tmp_path / "o", codec=True)
     assert code == 1
     assert "1 of 4 files done, 3 failed" in out

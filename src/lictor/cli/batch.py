@@ -20,10 +20,12 @@ EngineName = Literal["local", "ray"]
 class Batch:
     """What a command is to make; `many` if results of an earlier run may be among it.
 
-    `mirrors` says that trees are among the inputs, whose folders are made anew.
+    `mirrors` says that trees are among the inputs, whose folders are made anew, `bad` which of them
+    have nothing to make.
     """
 
     items: "tuple[Item, ...]"
+    bad: tuple[str, ...]
     many: bool
     mirrors: bool
 
@@ -44,24 +46,26 @@ def choose_targets(
 
     An input that is a folder, or a URL without one of the suffixes of `sources`, stands for the
     files of its tree with one of them; their results lie in `out` as they lie in the tree. Raises
-    `DataError` when several inputs need a folder and `out` cannot be one, or a tree has no `kind`.
+    `DataError` when several inputs need a folder and `out` cannot be one, or nothing is there.
     """
     from lictor.codecs.batch import Item
     from lictor.data.places import is_url, joined, list_files, suffix_of, with_suffix
 
     trees = {p for p in inputs if (suffix_of(p) not in sources if is_url(p) else Path(p).is_dir())}
     many = bool(trees) or len(inputs) > 1
-    items = list[Item]()
+    items, bad = list[Item](), list[str]()
     for place in inputs:
         if place not in trees:
             continue
         names = list_files(place, sources)
         if not names:
-            raise DataError(f"{place}: contains no {kind} ({', '.join(sources)})")
+            bad.append(f"{place}: contains no {kind} ({', '.join(sources)})")
         for name in names:
             source = joined(place, name)
             goes = source if out is None else joined(out, name)
             items.append(Item(source, with_suffix(goes, suffix)))
+    if bad and len(bad) == len(inputs):
+        raise DataError(bad[0])
     singles = [place for place in inputs if place not in trees]
     in_folder = out is not None and (many or _is_folder(out))
     if out is not None and in_folder and not is_url(out):
@@ -81,7 +85,7 @@ def choose_targets(
             items.append(Item(place, joined(out, name)))
         else:
             items.append(Item(place, out))
-    return Batch(tuple(items), many, bool(trees))
+    return Batch(tuple(items), tuple(bad), many, bool(trees))
 
 
 def _is_folder(out: str) -> bool:
@@ -122,8 +126,10 @@ def run_batch(batch: Batch, engine: "Engine", make: "Callable[[], Coder]", *, ve
     """
     from lictor.cli.progress import follow
 
-    count = len(batch.items)
-    done = skipped = failed = 0
+    for reason in batch.bad:
+        complain(reason)
+    count = len(batch.items) + len(batch.bad)
+    done, skipped, failed = 0, 0, len(batch.bad)
     results = _results(batch.items, engine, make)
     for result in results if count < 2 else follow(results, count, verb):
         if result.status == "failed":
