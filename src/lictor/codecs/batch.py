@@ -16,8 +16,16 @@ from PIL import Image
 
 from lictor.codecs.learned import Codec
 from lictor.coding.container import Container
-from lictor.data.images import decode_image, image_size, load_image, size_of_image
-from lictor.data.places import exists, is_url, modified_s, read_bytes, suffix_of, whole_file
+from lictor.data.images import image_size, size_of_image
+from lictor.data.places import (
+    exists,
+    is_url,
+    load_picture,
+    modified_s,
+    read_bytes,
+    suffix_of,
+    whole_file,
+)
 from lictor.errors import BitstreamError, DataError, LictorError
 from lictor.metrics import bpp
 
@@ -88,9 +96,8 @@ class Coder:
 
     def _make(self, source: str, target: str) -> str:
         if self._rules.verb == "compress":
-            image = (
-                decode_image(read_bytes(source), source) if is_url(source) else load_image(source)
-            )
+            image = load_picture(source)
+
             data = self._codec.encode(image)
             self._make_folder(target)
             with whole_file(target) as file:

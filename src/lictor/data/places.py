@@ -8,6 +8,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+from jaxtyping import UInt8
+
+from lictor.data.images import decode_image, load_image
 from lictor.errors import ConfigError, DataError
 from lictor.files import atomic_file
 
@@ -107,6 +111,23 @@ def modified_s(place: str) -> float | None:
         return system.modified(path).timestamp()
     except Exception:  # many kinds cannot tell
         return None
+
+
+def remove(url: str) -> None:
+    """Take away the file behind a URL, if it is there; raises `DataError` if it cannot be."""
+    system, path = file_system(url)
+    try:
+        system.rm_file(path)
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # as in `list_files`
+        raise DataError(f"{url}: cannot remove ({type(error).__name__}: {error})") from error
+
+
+def load_picture(place: Path | str) -> UInt8[np.ndarray, "h w c"]:
+    """Read the picture at a path or URL; raises `DataError` as `load_image` does."""
+    url = str(place)
+    return decode_image(read_bytes(url), url) if is_url(url) else load_image(place)
 
 
 @contextmanager

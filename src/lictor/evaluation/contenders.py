@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lictor.codecs.batch import codec_from_bytes
 from lictor.codecs.learned import Codec
 from lictor.codecs.protocol import ImageCodec
 from lictor.errors import ConfigError
@@ -24,13 +25,21 @@ _SPEC = re.compile(
 )
 
 
+# Codec files, by name, that were sent to this process to be read in place of those on its disk.
+SENT: dict[str, bytes] = {}
+
+
 @dataclass(frozen=True)
 class Setting:
-    """One point of a curve: its label, how to make its codec (picklable), what that codec is."""
+    """One point of a curve: its label, how to make its codec (picklable), what that codec is.
+
+    `file` is a codec file that `make` reads: whoever makes the codec elsewhere has it in `SENT`.
+    """
 
     label: str
     make: Callable[[], ImageCodec]
     config: Mapping[str, Any]
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,13 +136,17 @@ def _command(name: str, path: Path, qualities: tuple[float, ...] | None) -> Cont
     return Contender(name or command.name, tuple(settings), command.description)
 
 
+def _load(file: str) -> Codec:
+    return codec_from_bytes(SENT[file]) if file in SENT else Codec.load(file)
+
+
 def _learned(name: str, what: str) -> Contender:
     settings, description = [], ""
     for part in what.split(","):
-        make = Codec.default if part == DEFAULT else partial(Codec.load, part)
+        make = Codec.default if part == DEFAULT else partial(_load, part)
         config = make().describe()
         description = f"lictor {config['model']}"
         label = DEFAULT if part == DEFAULT else Path(part).stem
-        settings.append(Setting(label, make, config))
+        settings.append(Setting(label, make, config, None if part == DEFAULT else part))
     stem = DEFAULT if what == DEFAULT else Path(what.split(",")[0]).stem
     return Contender(name or stem, tuple(settings), description)

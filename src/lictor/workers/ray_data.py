@@ -175,5 +175,10 @@ class _Worker:
         self.work = pickle.loads(_ray().get(work) if not isinstance(work, bytes) else work)()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        results = [pickle.dumps(self.work(pickle.loads(item))) for item in batch["item"]]
-        return {"number": batch["number"], "result": results}
+        return {"number": batch["number"], "result": [self._of(item) for item in batch["item"]]}
+
+    def _of(self, item: bytes) -> bytes:
+        try:
+            return pickle.dumps(self.work(pickle.loads(item)))
+        except Exception as error:  # the others go on, and Ray would not tell whose fault it is
+            return pickle.dumps(Lost(f"{type(error).__name__}: {error}"))
