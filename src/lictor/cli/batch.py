@@ -49,9 +49,9 @@ def choose_targets(
     `DataError` when several inputs need a folder and `out` cannot be one, or nothing is there.
     """
     from lictor.codecs.batch import Item
-    from lictor.data.places import is_url, joined, list_files, suffix_of, with_suffix
+    from lictor.data.places import is_url, joined, list_files, with_suffix
 
-    trees = {p for p in inputs if (suffix_of(p) not in sources if is_url(p) else Path(p).is_dir())}
+    trees = {place for place in inputs if _is_tree(place, sources)}
     many = bool(trees) or len(inputs) > 1
     items, bad = list[Item](), list[str]()
     for place in inputs:
@@ -86,6 +86,18 @@ def choose_targets(
         else:
             items.append(Item(place, out))
     return Batch(tuple(items), tuple(bad), many, bool(trees))
+
+
+def _is_tree(place: str, sources: Sequence[str]) -> bool:
+    """Tell whether an input is a folder, or a URL that does not end as a file to be read."""
+    from lictor.data.places import is_url, suffix_of
+
+    if is_url(place):
+        return suffix_of(place) not in sources
+    try:
+        return Path(place).is_dir()
+    except (OSError, ValueError):  # no usable path: said when its turn comes
+        return False
 
 
 def _is_folder(out: str) -> bool:

@@ -45,12 +45,14 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w c"]:
 
     Raises `DataError` as that does, with `name` in place of the path.
     """
+    source = io.BytesIO(data)
     try:
-        return _decoded(io.BytesIO(data), name)
+        return _decoded(source, name)
     except DataError:
         raise
     except Exception as error:  # as in `load_image`
-        raise DataError(f"{name}: not a readable picture ({error})") from error
+        reason = str(error).replace(repr(source), repr(name)) if data else "empty file"
+        raise DataError(f"{name}: not a readable picture ({reason})") from error
 
 
 def _decoded(source: Path | io.BytesIO, name: Path | str) -> UInt8[np.ndarray, "h w c"]:

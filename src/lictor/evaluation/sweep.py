@@ -125,9 +125,10 @@ def evaluate(
 ) -> Iterator[Outcome]:
     """Measure every picture at every setting, in `jobs` processes (1: in this one).
 
-    An `engine` does it in their place, `jobs` at a time. With `out`, rows are kept in that folder as they come and an interrupted evaluation goes on
-    where it was; the first `keep` pictures are kept decoded. Whatever goes wrong with one codec or
-    picture is an outcome, not the end. Raises `DataError` when `out` cannot be written.
+    An `engine` does it in their place, `jobs` at a time. With `out`, rows are kept in that folder
+    as they come and an interrupted evaluation goes on where it was; the first `keep` pictures are
+    kept decoded. Whatever goes wrong with one codec or picture is an outcome, not the end. Raises
+    `DataError` when `out` cannot be written.
     """
     if lpips:
         Lpips()  # missing weights are told now, not once a picture

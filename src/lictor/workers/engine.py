@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -12,6 +12,7 @@ class Lost:
     reason: str
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Maps work over items; results come as they are ready, each with its item."""
 

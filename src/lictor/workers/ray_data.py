@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,19 +44,20 @@ def _ray() -> Any:
 
 @contextmanager
 def ray_engine(
-    address: str | None, jobs: int | None, *, limit_s: float = LIMIT_S
+    address: str | None, jobs: int | None, *, limit_s: float | None = None
 ) -> Iterator[Engine]:
     """Connect to the Ray at an address, or start one on this machine; let go of it at the end.
 
     Without an address, `RAY_ADDRESS` says it. Without `jobs` there are as many workers as the
     cluster has cores. A Ray that this process uses already is used and stays. Raises `ConfigError`
-    when Ray is not installed, or nothing answers at the address within `limit_s` seconds.
+    when Ray is not installed, or nothing answers at the address within `limit_s` seconds,
+    30 if not given.
     """
     ray = _ray()
     address = address or os.environ.get("RAY_ADDRESS") or _LOCAL
     mine = not ray.is_initialized()
     if mine:
-        _connect(ray, address, jobs, limit_s)
+        _connect(ray, address, jobs, LIMIT_S if limit_s is None else limit_s)
     try:
         cores = int(ray.cluster_resources().get("CPU", 0))
         if cores < 1:
@@ -153,7 +155,8 @@ class RayData:
             compute=ray.data.ActorPoolStrategy(size=min(self.jobs, len(rows))),
             batch_size=1,
             num_cpus=1,
-            max_task_retries=1,  # a picture that kills its worker would do so for ever
+            # A picture that kills its worker would do so for ever.
+            ray_remote_args_fn=partial(dict, max_task_retries=1),
         )
         missing = dict(enumerate(items))
         try:
