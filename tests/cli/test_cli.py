@@ -275,7 +275,8 @@ def test_wrong_recipes_and_folders_are_named_before_anything_is_written(lictor, 
 
 def test_paths_that_are_none_do_not_stop_the_others(lictor, picture, tmp_path):
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
-    inputs = ("x" * 300 + ".png", tmp_path / "loop.png", ".", picture)
+    (tmp_path / "none").mkdir()
+    inputs = ("x" * 300 + ".png", tmp_path / "loop.png", tmp_path / "none", picture)
     code, out, errors = lictor("compress", *inputs, "-o", tmp_path / "o", codec=True)
     assert code == 1
     assert "1 of 4 files done, 3 failed" in out
@@ -428,3 +429,41 @@ def test_the_version_says_what_a_report_of_a_fault_needs(lictor):
     assert (code, errors) == (0, [])
     for part in (f"lictor {__version__}", f"torch {torch.__version__}", "devices  cpu"):
         assert part in out
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "gpu"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("compress", "PICTURE", "-o", "OUT"),
+        ("decompress", "PICTURE", "-o", "OUT"),
+        ("evaluate", "FOLDER", "-o", "OUT"),
+        ("quantize", "default", "--data", "FOLDER", "-o", "OUT"),
+        ("analyze", "outliers", "default", "--data", "FOLDER", "-o", "OUT"),
+        ("analyze", "ptq", "default", "--data", "FOLDER", "-o", "OUT"),
+        ("train", "RECIPE", "--data", "FOLDER", "--out", "OUT"),
+    ],
+)
+def test_a_device_that_is_not_there_is_named_with_those_that_are(
+    lictor, command, device, picture_folder, tmp_path
+):
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(TINY)
+    out = tmp_path / ("out.png" if "decompress" in command else "out.lcodec")
+    places = {
+        "PICTURE": next(picture_folder.iterdir()),
+        "FOLDER": picture_folder,
+        "RECIPE": recipe,
+        "OUT": out,
+    }
+    words = [places.get(word, word) for word in command]
+    fails_with_one_line(lictor(*words, "--device", device), f"no device {device!r} here", "cpu")
+    assert not out.exists()
+
+
+def test_the_device_of_this_machine_gives_the_same_file(lictor, picture_folder, tmp_path):
+    picture = next(picture_folder.glob("*.png"))
+    for name, options in (("plain", ()), ("device", ("--device", "cpu"))):
+        result = lictor("compress", picture, "-o", tmp_path / f"{name}.lic", *options, codec=True)
+        assert result[0] == 0
+    assert (tmp_path / "plain.lic").read_bytes() == (tmp_path / "device.lic").read_bytes()

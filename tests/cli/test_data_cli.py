@@ -82,13 +82,13 @@ def test_train_takes_folders_and_shards_with_weights(lictor, picture_folder, tmp
         ("both", [f"{picture_folder}=3", f"{shards}=1"]),
     ]:
         run = tmp_path / name
-        assert lictor("train", recipe, "--data", *data, "--out", run)[0] == 0
+        places = [word for place in data for word in ("--data", place)]
+        assert lictor("train", *places, "--out", run, recipe)[0] == 0
         rows = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
         losses[name] = [row["loss"] for row in rows if row["kind"] == "train"]
     assert losses["folder"] == losses["shards"] != losses["both"]
-    refused = lictor(
-        "train", recipe, "--data", f"{shards}=3", picture_folder, "--out", tmp_path / "x"
-    )
+    places = ("--data", f"{shards}=3", "--data", picture_folder)
+    refused = lictor("train", recipe, *places, "--out", tmp_path / "x")
     assert refused[0] == 1
     assert "pictures: has no weight" in refused[2]
     tar = next(shards.glob("*.tar"))

@@ -1,103 +1,189 @@
-"""Files through one conversion, one by one: where each goes, what is done already, what failed.
+"""Files to a codec and back: where each goes, who does the work, and what is said of it."""
 
-A batch that was stopped, or killed, goes on when the same command is given again: outputs that it
-finished are not made a second time.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from lictor.cli.messages import complain, say
-from lictor.errors import DataError, LictorError
+from lictor.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from lictor.codecs.batch import Coder, Item, Result
+    from lictor.workers.engine import Engine
+
+EngineName = Literal["local", "ray"]
 
 
-def choose_targets(inputs: Sequence[Path], out: Path | None, suffix: str) -> dict[Path, Path]:
+@dataclass(frozen=True)
+class Batch:
+    """What a command is to make; `many` if results of an earlier run may be among it.
+
+    `mirrors` says that trees are among the inputs, whose folders are made anew, `bad` which of them
+    have nothing to make.
+    """
+
+    items: "tuple[Item, ...]"
+    bad: tuple[str, ...]
+    many: bool
+    mirrors: bool
+
+
+def check_places(inputs: Sequence[str], out: str | None) -> None:
+    """Raise `ConfigError` when a URL needs a package that is not there, or is none."""
+    from lictor.data.places import file_system, is_url
+
+    for place in (*inputs, *([] if out is None else [out])):
+        if is_url(place):
+            file_system(place)
+
+
+def choose_targets(
+    inputs: Sequence[str], out: str | None, suffix: str, sources: Sequence[str], kind: str
+) -> Batch:
     """Decide where the result of each input goes: beside it, in folder `out`, or in file `out`.
 
-    Raises `DataError` when several inputs need a folder and `out` cannot be one.
+    An input that is a folder, or a URL without one of the suffixes of `sources`, stands for the
+    files of its tree with one of them; their results lie in `out` as they lie in the tree. Raises
+    `DataError` when several inputs need a folder and `out` cannot be one, or nothing is there.
     """
-    if out is None:
-        return {path: path.parent / (path.stem + suffix) for path in inputs}
-    if out.is_dir() or len(inputs) > 1:
+    from lictor.codecs.batch import Item
+    from lictor.data.places import is_url, joined, list_files, with_suffix
+
+    trees = {place for place in inputs if _is_tree(place, sources)}
+    many = bool(trees) or len(inputs) > 1
+    items, bad = list[Item](), list[str]()
+    for place in inputs:
+        if place not in trees:
+            continue
+        names = list_files(place, sources)
+        if not names:
+            bad.append(f"{place}: contains no {kind} ({', '.join(sources)})")
+        for name in names:
+            source = joined(place, name)
+            goes = source if out is None else joined(out, name)
+            items.append(Item(source, with_suffix(goes, suffix)))
+    if bad and len(bad) == len(inputs):
+        raise DataError(bad[0])
+    singles = [place for place in inputs if place not in trees]
+    in_folder = out is not None and (many or _is_folder(out))
+    if out is not None and in_folder and not is_url(out):
         try:
-            out.mkdir(parents=True, exist_ok=True)
+            Path(out).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(
                 f"{out}: several inputs need a folder as output, and this cannot be made one "
                 f"({error.strerror})"
             ) from error
-        return {path: out / (path.stem + suffix) for path in inputs}
-    return {inputs[0]: out}
+    for place in singles:
+        beside = with_suffix(place, suffix)
+        if out is None:
+            items.append(Item(place, beside))
+        elif in_folder:
+            name = beside.rpartition("/")[2] if is_url(beside) else Path(beside).name
+            items.append(Item(place, joined(out, name)))
+        else:
+            items.append(Item(place, out))
+    return Batch(tuple(items), tuple(bad), many, bool(trees))
 
 
-def convert_all(
-    targets: dict[Path, Path],
-    convert: Callable[[Path, Path], str],
-    is_result: Callable[[Path, Path], bool],
-    *,
-    force: bool,
-    verb: str,
-) -> int:
-    """Convert file by file, going on after a bad one; return the exit code.
+def _is_tree(place: str, sources: Sequence[str]) -> bool:
+    """Tell whether an input is a folder, or a URL that does not end as a file to be read."""
+    from lictor.data.places import is_url, suffix_of
 
-    `convert(source, target)` makes the target and returns what to say of it. A target that exists
-    is made again with `force`. Without it, one of several inputs is skipped when its target is no
-    older than the input and `is_result(source, target)`; any other that exists is an error, as is
-    the target of a single input: someone who names one file expects it to be made.
+    if is_url(place):
+        return suffix_of(place) not in sources
+    try:
+        return Path(place).is_dir()
+    except (OSError, ValueError):  # no usable path: said when its turn comes
+        return False
+
+
+def _is_folder(out: str) -> bool:
+    """Tell whether a result goes into `out`: behind a URL, a name without an end is a folder's."""
+    from lictor.data.places import is_url, suffix_of
+
+    return out.endswith("/") or not suffix_of(out) if is_url(out) else Path(out).is_dir()
+
+
+@contextmanager
+def engine_of(name: EngineName, address: str | None, jobs: int | None) -> "Iterator[Engine | None]":
+    """Give the engine of that name, None for this process.
+
+    Raises `ConfigError` when Ray is not installed or does not answer, and for what does not fit.
     """
-    from lictor.cli.progress import over
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"--jobs must be at least 1, not {jobs}")
+    if name == "ray":
+        from lictor.workers.ray_data import ray_engine
 
-    failed = skipped = 0
-    written = set[Path]()
-    for source, target in over(list(targets.items()), verb):
-        try:
-            exists = _check_paths(source, target, written) and not force
-            if exists and not (len(targets) > 1 and _is_finished(source, target, is_result)):
-                raise DataError(f"{target}: exists already; add --force to overwrite it")
-            if exists:
-                skipped += 1
-            else:
-                say(convert(source, target))
-            written.add(target)
-        except LictorError as error:
+        with ray_engine(address, jobs) as engine:
+            yield engine
+        return
+    if address is not None:
+        raise ConfigError("--address is where a Ray is: add --engine ray")
+    if jobs is None or jobs == 1:
+        yield None
+        return
+    from lictor.workers.processes import Processes
+
+    yield Processes(jobs)
+
+
+def run_batch(batch: Batch, engine: "Engine", make: "Callable[[], Coder]", *, verb: str) -> int:
+    """Code every item, going on after a bad one, and sum up; return the exit code.
+
+    Of inputs with the same output, the first that succeeds has it, and the others fail.
+    """
+    from lictor.cli.progress import follow
+
+    for reason in batch.bad:
+        complain(reason)
+    count = len(batch.items) + len(batch.bad)
+    done, skipped, failed = 0, 0, len(batch.bad)
+    results = _results(batch.items, engine, make)
+    for result in results if count < 2 else follow(results, count, verb):
+        if result.status == "failed":
             failed += 1
-            named = str(source) in str(error) or str(target) in str(error)
-            complain(error if named else f"{source}: {error}")
-    if len(targets) > 1:
-        say(_summary(len(targets), skipped=skipped, failed=failed))
+            complain(result.text)
+        elif result.status == "skipped":
+            skipped += 1
+        else:
+            done += 1
+            say(result.text)
+    if batch.many:
+        parts = [f"{done} of {count} files done"]
+        parts += [f"{skipped} finished before, skipped"] if skipped else []
+        parts += [f"{failed} failed"] if failed else []
+        say(", ".join(parts))
     return 1 if failed else 0
 
 
-def _summary(count: int, *, skipped: int, failed: int) -> str:
-    parts = [f"{count - skipped - failed} of {count} files done"]
-    parts += [f"{skipped} finished before, skipped"] if skipped else []
-    parts += [f"{failed} failed"] if failed else []
-    return ", ".join(parts)
+def _results(
+    items: "Sequence[Item]", engine: "Engine", make: "Callable[[], Coder]"
+) -> "Iterator[Result]":
+    from lictor.codecs.batch import Result
+    from lictor.workers.engine import Lost
 
-
-def _check_paths(source: Path, target: Path, written: set[Path]) -> bool:
-    """Return whether the target exists; raises `DataError` when the two cannot be what they are."""
-    try:
-        source.stat()
-        exists, same = target.exists(), target.resolve() == source.resolve()
-    except FileNotFoundError as error:
-        raise DataError(f"{source}: no such file") from error
-    except (OSError, RuntimeError, ValueError) as error:  # too long a name, a loop of links
-        raise DataError(f"{source}: not a usable path ({error})") from error
-    if same:
-        raise DataError(f"{source}: input and output are the same file")
-    if target in written:
-        raise DataError(f"{source}: would overwrite {target}, made from another input")
-    return exists
-
-
-def _is_finished(source: Path, target: Path, is_result: Callable[[Path, Path], bool]) -> bool:
-    """Tell whether a target is an earlier run's.
-
-    Its age tells a result from what it cannot be: made before its input was changed, or the very
-    picture that the input was once made from.
-    """
-    try:
-        return target.stat().st_mtime_ns >= source.stat().st_mtime_ns and is_result(source, target)
-    except (OSError, LictorError):
-        return False
+    taken = set[str]()
+    while items:
+        # Those of one output come one after the other: when the first fails, it is the next's.
+        now, later = [], []
+        targets = set[str]()
+        for item in items:
+            if item.target in taken:
+                text = f"{item.source}: would overwrite {item.target}, made from another input"
+                yield Result("failed", text)
+            elif item.target in targets:
+                later.append(item)
+            else:
+                targets.add(item.target)
+                now.append(item)
+        for item, result in engine.map(make, now):
+            if isinstance(result, Lost):
+                result = Result("failed", f"{item.source}: {result.reason}")
+            if result.status != "failed":
+                taken.add(item.target)
+            yield result
+        items = later

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
+from lictor.errors import CheckpointError
+
 if TYPE_CHECKING:
     from lictor.codecs.learned import Codec
 
@@ -25,3 +27,15 @@ def load_codec(name: Path | str | None, device: str = "cpu") -> "Codec":
     place = choose_device(device)
     codec = Codec.default() if name is None or str(name) == DEFAULT else Codec.load(name)
     return codec.to(place)
+
+
+def codec_bytes(name: Path | str | None) -> bytes:
+    """Return the bytes of the file that `load_codec` reads; raises `CheckpointError`."""
+    import importlib.resources
+
+    if name is None or str(name) == DEFAULT:
+        return (importlib.resources.files("lictor") / "assets" / "default.lcodec").read_bytes()
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{name}: cannot read the codec file ({error.strerror})") from error

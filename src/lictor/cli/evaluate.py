@@ -4,13 +4,17 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from lictor.cli.batch import EngineName, check_places, engine_of
 from lictor.cli.codec_file import Device
+from lictor.cli.coding import Address, Jobs
 from lictor.cli.messages import complain
 from lictor.errors import ConfigError, LictorError
 
@@ -20,23 +24,26 @@ if TYPE_CHECKING:
     from lictor.evaluation.sweep import Outcome, Picture
 
 Codecs = Annotated[tuple[str, ...], arg(name="codecs", metavar="CODEC...", help_behavior_hint="")]
-OutFolder = Annotated[Path | None, arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")]
+OutFolder = Annotated[str | None, arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")]
 _SHOWN_ERRORS = 10
+_RESULTS = (".json", ".jsonl")
 
 
 def evaluate(
-    folder: Positional[Path],
+    folder: Positional[str],
     /,
     *,
     codecs: Codecs = ("default",),
     out: OutFolder = None,
-    jobs: int | None = None,
+    jobs: Jobs = None,
     limit: int | None = None,
     dataset: str | None = None,
     keep: int = 0,
     lpips: bool = False,
     speed: bool = False,
     device: Device = "cpu",
+    engine: EngineName = "local",
+    address: Address = None,
 ) -> int:
     """Measure codecs on a folder of pictures: real file sizes, decoded 8-bit pictures, times.
 
@@ -45,40 +52,81 @@ def evaluate(
     qualities if wanted (avif:30,50,70) and a name if wanted (mine=a.lcodec,b.lcodec).
 
     Args:
-        folder: Folder tree of pictures.
+        folder: Folder tree of pictures, or its URL.
         codecs: Who takes part; the codec that ships if not given.
-        out: Folder for one results file a curve. An evaluation that was interrupted goes on where
-            it was; rows that are still valid are not measured again.
+        out: Folder, or its URL, for one results file a curve. An evaluation that was interrupted
+            goes on where it was; rows that are still valid are not measured again.
         jobs: Pictures measured at a time; as many as there are cores if not given. Times are clean
             only with 1, or with --speed.
         limit: Take the first pictures only.
         dataset: What the pictures are called in results; the folder's name if not given.
         keep: Keep this many pictures decoded, in the output folder, for a report to show.
         lpips: Measure LPIPS too (needs the extra lpips and its weights).
-        speed: Then measure time, memory and operations of each codec, one at a time.
+        speed: Then measure time, memory and operations of each codec, one at a time, here.
         device: Where the transforms of learned codecs run: auto, cpu, cuda, cuda:1, mps, xpu.
+        engine: Who measures: local, or ray (needs the extra ray).
+        address: Where a Ray runs, HOST:PORT or auto; one is started here if not given.
     """
-    from lictor.cli.progress import stderr
+    from lictor.data.places import is_url
     from lictor.evaluation.contenders import parse_contenders
-    from lictor.evaluation.provenance import provenance
-    from lictor.evaluation.sweep import finish, read_pictures, set_hash
 
     if out is None and (keep or speed):
         raise ConfigError("--keep and --speed need a place for what they make: add -o FOLDER")
     for name, value, least in (("jobs", jobs, 1), ("limit", limit, 1), ("keep", keep, 0)):
         if value is not None and value < least:
             raise ConfigError(f"--{name} must be at least {least}, not {value}")
+    if keep and engine == "ray":
+        raise ConfigError("--keep writes pictures on the machine that decodes them: not with ray")
+    places = [folder if is_url(folder) else str(Path(folder))]
+    if engine == "ray":  # its workers stand in other folders
+        places = [place if is_url(place) else os.path.abspath(place) for place in places]  # noqa: PTH100
+    check_places(places, out)
     contenders = parse_contenders(codecs, device=device)
+    asked = jobs or (None if engine == "ray" else os.cpu_count() or 1)
+    with engine_of(engine, address, asked) as workers, results_folder(out, contenders) as results:
+        asked = asked or int(getattr(workers, "jobs", 1))
+        options = {"jobs": asked, "lpips": lpips, "keep": keep}
+        if engine == "ray":
+            options["engine"] = workers
+        name = dataset or _title(folder)
+        return _evaluate(
+            contenders, places[0], results, out, name, limit=limit, speed=speed, options=options
+        )
+
+
+def _title(folder: str) -> str:
+    from lictor.data.places import is_url
+
+    name = folder.rstrip("/").rpartition("/")[2] if is_url(folder) else Path(folder).resolve().name
+    return name.lower()
+
+
+def _evaluate(
+    contenders: "Sequence[Contender]",
+    folder: str,
+    out: Path | None,
+    shown: str | None,
+    dataset: str,
+    *,
+    limit: int | None,
+    speed: bool,
+    options: dict[str, Any],
+) -> int:
+    """Measure, write and print; `shown` is what `out` is called."""
+    from lictor.cli.progress import stderr
+    from lictor.data.places import joined
+    from lictor.evaluation.provenance import provenance
+    from lictor.evaluation.sweep import finish, read_pictures, set_hash
+
     pictures, unreadable = read_pictures(folder, limit=limit, exclude=out)
     for reason in unreadable:
         complain(reason)
-    jobs = jobs or os.cpu_count() or 1
-    outcomes = _measure(contenders, pictures, out=out, jobs=jobs, lpips=lpips, keep=keep)
+    outcomes = _measure(contenders, pictures, out=out, **options)
     curves = finish(
         contenders,
         outcomes,
         out=out,
-        dataset=dataset or folder.resolve().name.lower(),
+        dataset=dataset,
         provenance=provenance(images=len(pictures), images_sha256=set_hash(pictures)),
         errors=[f"not a readable picture: {reason}" for reason in unreadable],
     )
@@ -86,10 +134,50 @@ def evaluate(
     failed = len(unreadable)
     if out is not None and speed:
         failed += _measure_speed(contenders, curves, pictures, out)
-    if out is not None and curves:
-        files = ", ".join(str(out / f"{curve.name}.json") for curve in curves)
+    if shown is not None and curves:
+        files = ", ".join(joined(shown, f"{curve.name}.json") for curve in curves)
         stderr.print(f"results in {files}", soft_wrap=True)
     return _report_failures(outcomes, curves, failed)
+
+
+@contextmanager
+def results_folder(out: str | None, contenders: "Sequence[Contender]") -> "Iterator[Path | None]":
+    """Give the folder that results are written in: `out`, or one here whose files go to that URL.
+
+    Rows of an earlier evaluation come from the URL first; what there is goes there however it ends.
+    """
+    from lictor.data.places import (
+        exists,
+        is_url,
+        joined,
+        list_files,
+        read_bytes,
+        remove,
+        whole_file,
+    )
+
+    if out is None or not is_url(out):
+        yield None if out is None else Path(out)
+        return
+    with tempfile.TemporaryDirectory(prefix="lictor-results-") as temporary:
+        here = Path(temporary)
+        for contender in contenders:
+            for name in (f"{contender.name}.json", f"{contender.name}.partial.jsonl"):
+                if exists(joined(out, name)):
+                    (here / name).write_bytes(read_bytes(joined(out, name)))
+        before = {name: (here / name).read_bytes() for name in list_files(temporary, _RESULTS)}
+        try:
+            yield here
+        finally:
+            after = list_files(temporary, (*_RESULTS, ".png"))
+            for name in after:
+                data = (here / name).read_bytes()
+                if data != before.get(name):
+                    with whole_file(joined(out, name)) as file:
+                        file.write(data)
+            for name in before:
+                if name not in after:
+                    remove(joined(out, name))
 
 
 def _measure(

@@ -1,4 +1,4 @@
-"""The `lictor` command: the table of its subcommands, and those that are about one codec.
+"""The `lictor` command: the table of its subcommands, and those without a module.
 
 What a person can do wrong ends in one line on stderr and exit code 1 (2 for wrong usage). Heavy
 imports wait inside the commands, so that `lictor --help` is quick.
@@ -9,15 +9,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from lictor.cli.analyze import ANALYSES
-from lictor.cli.batch import choose_targets, convert_all
 from lictor.cli.bd import anchors, bd
-from lictor.cli.codec_file import Device, load_codec
+from lictor.cli.codec_file import Device
+from lictor.cli.coding import compress, decompress
 from lictor.cli.convert import convert
 from lictor.cli.data import DATA
 from lictor.cli.evaluate import evaluate
@@ -25,30 +25,10 @@ from lictor.cli.messages import complain, say
 from lictor.cli.quantize import quantize
 from lictor.cli.report import report
 from lictor.cli.runs import runs
-from lictor.errors import BitstreamError, ConfigError, DataError, LictorError
+from lictor.errors import BitstreamError, DataError, LictorError
 
-if TYPE_CHECKING:
-    from lictor.codecs.learned import Codec
-
-Inputs = Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE...", help_behavior_hint="")]
-Output = Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")]
 Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
-CodecFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
-
-LIC, LCODEC = ".lic", ".lcodec"
-_LOSSLESS = {
-    ".png": {},
-    ".ppm": {},
-    ".bmp": {},
-    ".tif": {},
-    ".tiff": {},
-    ".webp": {"lossless": True},
-}
-
-
-def _usage(text: str) -> int:
-    complain(f"{text}; see --help")
-    return 2
+LCODEC = ".lcodec"
 
 
 def _version() -> str:
@@ -71,120 +51,8 @@ def _version() -> str:
     )
 
 
-def compress(
-    inputs: Inputs, /, *, out: Output = None, codec: CodecFile = None, force: bool = False
-) -> int:
-    """Compress pictures (PNG, JPEG, WebP, ...) into .lic files beside them.
-
-    Of several pictures, those are skipped whose .lic file is there already, made by this codec from
-    a picture of this size: a batch that was stopped goes on with the same command.
-
-    Args:
-        inputs: Pictures, 8-bit grey or RGB.
-        out: Output file, or folder for several inputs.
-        codec: Codec file; the one that ships with lictor if not given.
-        force: Overwrite existing files, finished ones as well.
-    """
-    from lictor.data.images import load_image
-    from lictor.files import write_file
-    from lictor.metrics import bpp
-
-    if not inputs:
-        return _usage("compress needs at least one picture")
-    targets = choose_targets(inputs, out, LIC)
-    loaded = load_codec(codec)
-
-    def convert(source: Path, target: Path) -> str:
-        image = load_image(source)
-        data = loaded.encode(image)
-        write_file(target, data)
-        height, width, _ = image.shape
-        rate = bpp(len(data), height, width)
-        return f"{source} -> {target}  {width}x{height}  {len(data)} bytes  {rate:.3f} bpp"
-
-    def is_result(source: Path, target: Path) -> bool:
-        return _belongs(target, source, loaded)
-
-    return convert_all(targets, convert, is_result, force=force, verb="compressing")
-
-
-def read_bitstream(path: Path) -> bytes:
-    """Read a file's bytes; raises `DataError` if it cannot be read."""
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder, not a {LIC} file")
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: is not a regular file")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read ({error.strerror})") from error
-
-
-def _belongs(file: Path, picture: Path, codec: "Codec") -> bool:
-    """Tell whether a file is whole, made by a codec, and of a picture of this one's size.
-
-    Neither is decoded. Raises a `LictorError` when the file is none, or the picture.
-    """
-    from lictor.coding.container import Container
-    from lictor.data.images import image_size
-
-    content = Container.from_bytes(read_bitstream(file))
-    same_size = (content.width, content.height) == image_size(picture)
-    return content.fingerprint == codec.fingerprint and same_size
-
-
-def decompress(
-    inputs: Inputs, /, *, out: Output = None, codec: CodecFile = None, force: bool = False
-) -> int:
-    """Restore pictures from .lic files, as PNG beside them.
-
-    Of several files, those are skipped whose picture is there already, in the right size: a batch
-    that was stopped goes on with the same command.
-
-    Args:
-        inputs: Files made by `lictor compress`.
-        out: Output file (.png, .ppm, .bmp, .tif, lossless .webp), or folder for several inputs.
-        codec: Codec file; the one that ships with lictor if not given.
-        force: Overwrite existing files, finished ones as well.
-    """
-    from PIL import Image
-
-    from lictor.files import atomic_file
-
-    if not inputs:
-        return _usage(f"decompress needs at least one {LIC} file")
-    targets = choose_targets(inputs, out, ".png")
-    for target in targets.values():
-        if target.suffix.lower() not in _LOSSLESS:
-            raise ConfigError(f"{target}: the output must end in one of {', '.join(_LOSSLESS)}")
-    loaded = load_codec(codec)
-
-    def convert(source: Path, target: Path) -> str:
-        data = read_bitstream(source)
-        try:
-            image = loaded.decode(data)
-        except BitstreamError as error:
-            raise type(error)(f"{source}: {error}") from error
-        height, width, channels = image.shape
-        suffix = target.suffix.lower()
-        try:
-            with atomic_file(target) as file:
-                Image.fromarray(image[:, :, 0] if channels == 1 else image).save(
-                    file, format=Image.registered_extensions()[suffix], **_LOSSLESS[suffix]
-                )
-        except ValueError as error:  # a format's own limits
-            if isinstance(error, LictorError):
-                raise
-            raise DataError(f"{target}: {suffix} cannot hold it ({error}); use .png") from error
-        return f"{source} -> {target}  {width}x{height}"
-
-    def is_result(source: Path, target: Path) -> bool:
-        return _belongs(source, target, loaded)
-
-    return convert_all(targets, convert, is_result, force=force, verb="decompressing")
-
-
 def _describe(path: Path) -> dict[str, Any]:
+    from lictor.codecs.batch import read_bitstream
     from lictor.coding.container import MAGIC, VERSION, Container
     from lictor.metrics import bpp
 

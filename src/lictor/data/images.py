@@ -45,12 +45,14 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w c"]:
 
     Raises `DataError` as that does, with `name` in place of the path.
     """
+    source = io.BytesIO(data)
     try:
-        return _decoded(io.BytesIO(data), name)
+        return _decoded(source, name)
     except DataError:
         raise
     except Exception as error:  # as in `load_image`
-        raise DataError(f"{name}: not a readable picture ({error})") from error
+        reason = str(error).replace(repr(source), repr(name)) if data else "empty file"
+        raise DataError(f"{name}: not a readable picture ({reason})") from error
 
 
 def _decoded(source: Path | io.BytesIO, name: Path | str) -> UInt8[np.ndarray, "h w c"]:
@@ -76,14 +78,23 @@ def image_size(path: Path | str) -> tuple[int, int]:
     """
     if not Path(path).is_file():  # a pipe would block for ever
         raise DataError(f"{path}: is not a regular file")
+    return _upright_size(path, path)
+
+
+def size_of_image(data: bytes, name: str) -> tuple[int, int]:
+    """Return what `image_size` would say of a file with these bytes; `name` is for messages."""
+    return _upright_size(io.BytesIO(data), name)
+
+
+def _upright_size(source: Path | str | io.BytesIO, name: Path | str) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
+            with Image.open(source) as opened:
                 width, height = opened.size
                 turned = opened.getexif().get(ExifTags.Base.Orientation) in _ON_THEIR_SIDE
     except Exception as error:  # as in `load_image`
-        raise DataError(f"{path}: not a readable picture ({error})") from error
+        raise DataError(f"{name}: not a readable picture ({error})") from error
     return (height, width) if turned else (width, height)
 
 

@@ -33,7 +33,8 @@ from lictor.data.folder import (
     mapped,
 )
 from lictor.data.images import decode_image
-from lictor.errors import ConfigError, DataError
+from lictor.data.places import file_system, is_url
+from lictor.errors import DataError
 
 _log = logging.getLogger(__name__)
 MANIFEST, JOURNAL = "manifest.json", "packing.jsonl"
@@ -114,17 +115,7 @@ class Remote:
 
     @functools.cached_property
     def _place(self) -> tuple[Any, str]:
-        try:
-            from fsspec.core import url_to_fs
-
-            return url_to_fs(self.url.rstrip("/"))
-        except ImportError as error:
-            raise ConfigError(
-                f"{self.url}: a package is not installed that such a URL needs ({error}); "
-                "pip install 'lictor[remote]', and what fsspec asks for"
-            ) from error
-        except ValueError as error:
-            raise ConfigError(f"{self.url}: no URL that fsspec knows ({error})") from error
+        return file_system(self.url)
 
     def check(self) -> None:
         """Raise `ConfigError` when a package for the URL is not there."""
@@ -144,11 +135,6 @@ class Remote:
             raise DataError(
                 f"{self.name(file)}: cannot read ({type(error).__name__}: {error})"
             ) from error
-
-
-def is_url(place: str) -> bool:
-    """Tell whether shards lie behind a URL rather than in a folder."""
-    return "://" in place
 
 
 def read_manifest(store: Store) -> Manifest:

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from lictor.data.folder import KEPT, ImageFolder, Progress, open_image_folder
-from lictor.data.shards import JOURNAL, MANIFEST, is_url, open_shards
+from lictor.data.places import is_url
+from lictor.data.shards import JOURNAL, MANIFEST, open_shards
 from lictor.errors import ConfigError, DataError
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lictor.codecs.batch import codec_from_bytes
 from lictor.codecs.learned import Codec
 from lictor.codecs.protocol import ImageCodec
 from lictor.errors import ConfigError
@@ -27,13 +28,21 @@ _SPEC = re.compile(
 )
 
 
+# Codec files, by name, that were sent to this process to be read in place of those on its disk.
+SENT: dict[str, bytes] = {}
+
+
 @dataclass(frozen=True)
 class Setting:
-    """One point of a curve: its label, how to make its codec (picklable), what that codec is."""
+    """One point of a curve: its label, how to make its codec (picklable), what that codec is.
+
+    `file` is a codec file that `make` reads: whoever makes the codec elsewhere has it in `SENT`.
+    """
 
     label: str
     make: Callable[[], ImageCodec]
     config: Mapping[str, Any]
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,16 +145,20 @@ def _on(device: torch.device, make: Callable[[], Codec]) -> Codec:
     return make().to(device)
 
 
+def _load(file: str) -> Codec:
+    return codec_from_bytes(SENT[file]) if file in SENT else Codec.load(file)
+
+
 def _learned(name: str, what: str, device: str) -> Contender:
     settings, description, place = [], "", choose_device(device)
     for part in what.split(","):
-        make = Codec.default if part == DEFAULT else partial(Codec.load, part)
+        make = Codec.default if part == DEFAULT else partial(_load, part)
         config = make().describe()
         if place.type != "cpu":  # pixels may differ by a grey level
             make = partial(_on, place, make)
             config["device"] = place.type
         description = f"lictor {config['model']}"
         label = DEFAULT if part == DEFAULT else Path(part).stem
-        settings.append(Setting(label, make, config))
+        settings.append(Setting(label, make, config, None if part == DEFAULT else part))
     stem = DEFAULT if what == DEFAULT else Path(what.split(",")[0]).stem
     return Contender(name or stem, tuple(settings), description)

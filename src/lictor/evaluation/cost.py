@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lictor.comparison.curve import Curve
-from lictor.data.images import load_image
+from lictor.data.places import load_picture
 from lictor.evaluation.contenders import Contender
 from lictor.evaluation.speed import measure_speed
 from lictor.evaluation.sweep import Picture
@@ -24,7 +24,7 @@ def with_speed(
 
     The first `num_pictures` pictures are taken. Raises what the codec raises.
     """
-    images = [load_image(picture.path) for picture in pictures[:num_pictures]]
+    images = [load_picture(picture.path) for picture in pictures[:num_pictures]]
     speed = {}
     for setting in contender.settings:
         if setting.label in curve.settings:

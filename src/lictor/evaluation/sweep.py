@@ -6,43 +6,42 @@ still valid is not measured again. `finish` averages the rows into curves and wr
 
 import hashlib
 import logging
-import multiprocessing
 import os
-import signal
-import threading
-from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from lictor.codecs.protocol import ImageCodec, WarmUp
 from lictor.comparison.curve import Curve, ImageResult, curve_from_rows
-from lictor.data.images import list_images, load_image
+from lictor.data.images import IMAGE_SUFFIXES, list_images
+from lictor.data.places import is_url, joined, list_files, load_picture
 from lictor.errors import DataError, LictorError, TimeLimitError
-from lictor.evaluation.contenders import Contender, Setting
+from lictor.evaluation.contenders import SENT, Contender, Setting
 from lictor.evaluation.journal import Journal, config_hash, known_rows, settle
 from lictor.evaluation.perceptual import Lpips
 from lictor.evaluation.pictures import original_path, picture_path
 from lictor.evaluation.rd import evaluate_image, image_hash
 from lictor.files import atomic_file
+from lictor.workers.engine import Engine, InProcess, Lost
+from lictor.workers.processes import Processes
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A readable picture of the folder: its name in results, its file, the hash of its pixels."""
+    """A readable picture of the folder: its name in results, its file, the hash of its pixels.
+
+    The file is a path, or a URL as text.
+    """
 
     name: str
-    path: Path
+    path: Path | str
     sha256: str
 
 
@@ -72,30 +71,40 @@ class Outcome:
 
 
 def read_pictures(
-    folder: Path, *, limit: int | None = None, exclude: Path | None = None
+    folder: Path | str, *, limit: int | None = None, exclude: Path | None = None
 ) -> tuple[list[Picture], list[str]]:
-    """Return the pictures of a folder tree and why the others cannot be read.
+    """Return the pictures of a folder tree, or below a URL, and why the others cannot be read.
 
     What lies in the folder `exclude` is not looked at: results may be kept within the tree. Raises
     `DataError` when there is none.
     """
+    pictures, errors = [], []
+    for name, path in _found(folder, exclude)[:limit]:
+        try:
+            pictures.append(Picture(name, path, image_hash(load_picture(path))))
+        except DataError as error:
+            errors.append(str(error))
+    if not pictures:
+        raise DataError(f"{folder}: no picture can be read; first: {errors[0]}")
+    return pictures, errors
+
+
+def _found(folder: Path | str, exclude: Path | None) -> list[tuple[str, Path | str]]:
+    """Return names and places of all files that look like pictures."""
+    if is_url(str(folder)):
+        names = list_files(str(folder), IMAGE_SUFFIXES)
+        if not names:
+            raise DataError(f"{folder}: contains no pictures ({', '.join(IMAGE_SUFFIXES)})")
+        return [(name, joined(str(folder), name)) for name in names]
     paths = list_images(folder)
     if exclude is not None:
         outside = exclude.resolve()
         paths = [path for path in paths if outside not in path.resolve().parents]
     if not paths:
         raise DataError(f"{folder}: contains no pictures but those in {exclude}")
-    pictures, errors = [], []
-    for path in paths[:limit]:
-        try:
-            name = path.relative_to(folder).as_posix()
-            name = name.encode(errors="surrogateescape").decode(errors="replace")
-            pictures.append(Picture(name, path, image_hash(load_image(path))))
-        except DataError as error:
-            errors.append(str(error))
-    if not pictures:
-        raise DataError(f"{folder}: no picture can be read; first: {errors[0]}")
-    return pictures, errors
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    shown = [n.encode(errors="surrogateescape").decode(errors="replace") for n in names]
+    return list(zip(shown, paths, strict=True))
 
 
 def set_hash(pictures: Sequence[Picture]) -> str:
@@ -112,12 +121,14 @@ def evaluate(
     jobs: int = 1,
     lpips: bool = False,
     keep: int = 0,
+    engine: Engine | None = None,
 ) -> Iterator[Outcome]:
     """Measure every picture at every setting, in `jobs` processes (1: in this one).
 
-    With `out`, rows are kept in that folder as they come and an interrupted evaluation goes on
-    where it was; the first `keep` pictures are kept decoded. Whatever goes wrong with one codec or
-    picture is an outcome, not the end. Raises `DataError` when `out` cannot be written.
+    An `engine` does it in their place, `jobs` at a time. With `out`, rows are kept in that folder
+    as they come and an interrupted evaluation goes on where it was; the first `keep` pictures are
+    kept decoded. Whatever goes wrong with one codec or picture is an outcome, not the end. Raises
+    `DataError` when `out` cannot be written.
     """
     if lpips:
         Lpips()  # missing weights are told now, not once a picture
@@ -135,11 +146,12 @@ def evaluate(
                 else:
                     todo.append(task)
     yield from reused
+    engine = engine or _local(jobs)
     if out is None:
-        yield from _run(todo, jobs)
+        yield from _run(todo, engine)
         return
     with Journal(out) as journal:
-        for outcome in _run(todo, jobs):
+        for outcome in _run(todo, engine):
             if outcome.row is not None:
                 journal.add(outcome.task.contender, outcome.task.setting, outcome.row)
             yield outcome
@@ -206,72 +218,25 @@ def _still_valid(row: ImageResult, task: Task) -> bool:
     return kept.exists() and original_path(task.keep, name).exists()
 
 
-def _run(tasks: Sequence[Task], jobs: int) -> Iterator[Outcome]:
+def _local(jobs: int) -> Engine:
     if jobs <= 1:
-        yield from map(_measure, tasks)
-        return
-    while tasks:
-        suspects, tasks = yield from _run_pool(tasks, jobs, 2 * jobs)
-        while suspects:  # one of them killed a process: one at a time, it only hurts itself
-            culprits, suspects = yield from _run_pool(suspects, 1, 1)
-            for task in culprits:
-                yield Outcome(task, None, "its process died; was there enough memory?")
+        return InProcess()
+    return Processes(jobs, threads=max(1, (os.cpu_count() or 1) // jobs))
 
 
-def _run_pool(
-    tasks: Sequence[Task], jobs: int, most_pending: int
-) -> Generator[Outcome, None, tuple[list[Task], list[Task]]]:
-    """Yield outcomes as they come, until a process dies.
-
-    Returns the tasks that were in other processes' hands then, and those that nobody had begun.
-    """
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, _start_worker, (threads,))
-    waiting, running = deque(tasks), dict[Future[Outcome], Task]()
-    lost: list[Task] = []
-    done_with_it = False
-    try:
-        while (waiting or running) and not lost:
-            # A bounded queue: a million tasks need no memory before their turn.
-            while waiting and len(running) < most_pending and not lost:
-                task = waiting.popleft()
-                try:
-                    running[pool.submit(_measure, task)] = task
-                except BrokenProcessPool:
-                    lost.append(task)
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                task = running.pop(future)
-                try:
-                    yield future.result()
-                except BrokenProcessPool:
-                    lost.append(task)
-        done_with_it = True
-        return [*lost, *running.values()], list(waiting)
-    finally:
-        if not done_with_it:  # interrupted: nobody waits for what the workers are at
-            for process in list((getattr(pool, "_processes", None) or {}).values()):
-                process.terminate()
-        pool.shutdown(wait=not lost, cancel_futures=True)
+def _run(tasks: Sequence[Task], engine: Engine) -> Iterator[Outcome]:
+    files = {t.setting.file: Path(t.setting.file) for t in tasks if t.setting.file is not None}
+    sent = {} if isinstance(engine, InProcess | Processes) else files
+    make = partial(_start, {name: path.read_bytes() for name, path in sent.items()})
+    for task, outcome in engine.map(make, tasks):
+        yield Outcome(task, None, outcome.reason) if isinstance(outcome, Lost) else outcome
 
 
-def _start_worker(threads: int) -> None:
-    """Leave Ctrl-C to the parent; end, and with it the running command, when the parent does."""
-
-    def end(*_: object) -> None:
-        raise SystemExit(1)
-
-    def follow_parent() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, end)
-    threading.Thread(target=follow_parent, daemon=True).start()
-    torch.set_num_threads(threads)
+def _start(files: Mapping[str, bytes]) -> Callable[[Task], Outcome]:
+    """Return the work of a worker, which may have no codec files but those that are sent to it."""
+    SENT.clear()
+    SENT.update(files)
+    return _measure
 
 
 _current: tuple[tuple[str, str, str], ImageCodec] | None = None
@@ -305,7 +270,7 @@ def _measure(task: Task) -> Outcome:
         return Outcome(task, None, f"{picture.name}: not tried, as {_too_slow[key]}")
     try:
         codec = _codec_of(task)
-        image = load_image(picture.path)
+        image = load_picture(picture.path)
         row, decoded = evaluate_image(
             codec,
             image,

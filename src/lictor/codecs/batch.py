@@ -1,0 +1,221 @@
+"""One file through a codec, to where its result belongs: done, skipped as finished, or failed.
+
+A batch that was stopped, or killed, goes on when it is given again: outputs that it finished are
+not made a second time. The files may lie in folders or behind URLs, and the process may be any.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from lictor.codecs.learned import Codec
+from lictor.coding.container import Container
+from lictor.data.images import image_size, size_of_image
+from lictor.data.places import (
+    exists,
+    is_url,
+    load_picture,
+    modified_s,
+    read_bytes,
+    suffix_of,
+    whole_file,
+)
+from lictor.errors import BitstreamError, DataError, LictorError
+from lictor.metrics import bpp
+from lictor.runtime import choose_device
+
+LIC = ".lic"
+# What decoded pictures are kept as, with what makes the format lossless.
+LOSSLESS: Mapping[str, Mapping[str, Any]] = {
+    ".png": {},
+    ".ppm": {},
+    ".bmp": {},
+    ".tif": {},
+    ".tiff": {},
+    ".webp": {"lossless": True},
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file and where its result goes, paths or URLs."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of an item, with what there is to say of it."""
+
+    status: Literal["done", "skipped", "failed"]
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a batch is coded.
+
+    `verb` is what is done. A target that exists is made again with `force`; without it, one that an
+    earlier run finished is skipped if `skip`, and any other is an error. `folders` that are missing
+    are made. `device` is where a worker's codec runs its transforms, by name.
+    """
+
+    verb: Literal["compress", "decompress"]
+    force: bool = False
+    skip: bool = True
+    folders: bool = False
+    device: str = "cpu"
+
+
+class Coder:
+    """Codes one item after the other with one codec."""
+
+    def __init__(self, codec: Codec, rules: Rules):
+        self._codec = codec
+        self._rules = rules
+
+    def __call__(self, item: Item) -> Result:
+        """Make an item's target, unless it is there; whatever goes wrong is the result."""
+        source, target = item.source, item.target
+        try:
+            if _check_places(source, target) and not self._rules.force:
+                if self._rules.skip and self._is_finished(source, target):
+                    return Result("skipped")
+                raise DataError(f"{target}: exists already; add --force to overwrite it")
+            return Result("done", self._make(source, target))
+        except LictorError as error:
+            named = source in str(error) or target in str(error)
+            return Result("failed", str(error) if named else f"{source}: {error}")
+        except MemoryError:
+            return Result("failed", f"{source}: not enough memory; split it, or use fewer --jobs")
+
+    def _make(self, source: str, target: str) -> str:
+        if self._rules.verb == "compress":
+            image = load_picture(source)
+
+            data = self._codec.encode(image)
+            self._make_folder(target)
+            with whole_file(target) as file:
+                file.write(data)
+            height, width, _ = image.shape
+            rate = bpp(len(data), height, width)
+            return f"{source} -> {target}  {width}x{height}  {len(data)} bytes  {rate:.3f} bpp"
+        data = read_bitstream(source)
+        try:
+            image = self._codec.decode(data)
+        except BitstreamError as error:
+            raise type(error)(f"{source}: {error}") from error
+        self._make_folder(target)
+        _save(image, target)
+        return f"{source} -> {target}  {image.shape[1]}x{image.shape[0]}"
+
+    def _make_folder(self, target: str) -> None:
+        """Make the folder of a mirrored tree; stores behind URLs do that when they are written."""
+        if self._rules.folders and not is_url(target):
+            folder = Path(target).parent
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DataError(f"{folder}: cannot make the folder ({error.strerror})") from error
+
+    def _is_finished(self, source: str, target: str) -> bool:
+        """Tell whether a target is an earlier run's.
+
+        Its age tells a result from what it cannot be: made before its input was changed, or the
+        very picture that the input was once made from.
+        """
+        file, picture = (target, source) if self._rules.verb == "compress" else (source, target)
+        try:
+            if not _is_younger(target, source):
+                return False
+            return _belongs(file, picture, self._codec)
+        except (OSError, LictorError):
+            return False
+
+
+def read_bitstream(place: Path | str) -> bytes:
+    """Read a file's bytes; raises `DataError` if it cannot be read."""
+    if is_url(str(place)):
+        return read_bytes(str(place))
+    path = Path(place)
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, not a {LIC} file")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is not a regular file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot read ({error.strerror})") from error
+
+
+def codec_from_bytes(data: bytes) -> Codec:
+    """Return the codec of a codec file's bytes; raises `CheckpointError` as `Codec.load` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sent.lcodec"
+        path.write_bytes(data)
+        return Codec.load(path)
+
+
+def coder_from_bytes(data: bytes, rules: Rules) -> Coder:
+    """Return what codes items, in a process that has the codec file's bytes and no more."""
+    return Coder(codec_from_bytes(data).to(choose_device(rules.device)), rules)
+
+
+def _belongs(file: str, picture: str, codec: Codec) -> bool:
+    """Tell whether a file is whole, made by a codec, and of a picture of this one's size.
+
+    Neither is decoded. Raises a `LictorError` when the file is none, or the picture.
+    """
+    content = Container.from_bytes(read_bitstream(file))
+    size = size_of_image(read_bytes(picture), picture) if is_url(picture) else image_size(picture)
+    return content.fingerprint == codec.fingerprint and (content.width, content.height) == size
+
+
+def _is_younger(target: str, source: str) -> bool:
+    """Tell whether a target is no older than its source; so it is taken where nobody can tell."""
+    if not is_url(target) and not is_url(source):
+        return Path(target).stat().st_mtime_ns >= Path(source).stat().st_mtime_ns
+    made, given = modified_s(target), modified_s(source)
+    return made is None or given is None or made >= given
+
+
+def _check_places(source: str, target: str) -> bool:
+    """Return whether the target exists; raises `DataError` when the two cannot be what they are."""
+    try:
+        if not is_url(source):
+            Path(source).stat()
+        there = exists(target)
+        same = source == target
+        if not is_url(source) and not is_url(target):
+            same = Path(target).resolve() == Path(source).resolve()
+    except FileNotFoundError as error:
+        raise DataError(f"{source}: no such file") from error
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, a loop of links
+        if isinstance(error, LictorError):
+            raise
+        raise DataError(f"{source}: not a usable path ({error})") from error
+    if same:
+        raise DataError(f"{source}: input and output are the same file")
+    return there
+
+
+def _save(image: UInt8[np.ndarray, "h w c"], target: str) -> None:
+    suffix = suffix_of(target)
+    try:
+        with whole_file(target) as file:
+            Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(
+                file, format=Image.registered_extensions()[suffix], **LOSSLESS[suffix]
+            )
+    except ValueError as error:  # a format's own limits
+        if isinstance(error, LictorError):
+            raise
+        raise DataError(f"{target}: {suffix} cannot hold it ({error}); use .png") from error
+    except OSError as error:  # the same, on the way to a URL
+        raise DataError(f"{target}: cannot write ({error})") from error

@@ -1,0 +1,158 @@
+"""Where files lie: in folders, or behind URLs that fsspec knows; read, listed, written whole."""
+
+import io
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from lictor.data.images import decode_image, load_image
+from lictor.errors import ConfigError, DataError
+from lictor.files import atomic_file
+
+
+def is_url(place: str) -> bool:
+    """Tell whether something lies behind a URL rather than in a folder."""
+    return "://" in place
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """Return the file system behind a URL and the path in it.
+
+    Raises `ConfigError` without the package for it, or when fsspec knows no such URL.
+    """
+    try:
+        from fsspec.core import url_to_fs
+
+        return url_to_fs(url.rstrip("/"))
+    except ImportError as error:
+        raise ConfigError(
+            f"{url}: a package is not installed that such a URL needs ({error}); "
+            "pip install 'lictor[remote]', and what fsspec asks for"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{url}: no URL that fsspec knows ({error})") from error
+
+
+def joined(place: str, name: str) -> str:
+    """Return the path or URL of what has a name, parts with `/` between, in a folder."""
+    return f"{place.rstrip('/')}/{name}" if is_url(place) else str(Path(place, name))
+
+
+def suffix_of(place: str) -> str:
+    """Return the end of a file's name, with its dot, in lower case."""
+    return Path(place.rpartition("/")[2] if is_url(place) else place).suffix.lower()
+
+
+def with_suffix(place: str, suffix: str) -> str:
+    """Return a path or URL with another end of its name."""
+    if not is_url(place):
+        path = Path(place)
+        return str(path.parent / (path.stem + suffix))
+    folder, slash, name = place.rpartition("/")
+    return f"{folder}{slash}{Path(name).stem}{suffix}"
+
+
+def list_files(place: str, suffixes: Sequence[str]) -> list[str]:
+    """Return the names of files of a tree, relative to it and sorted; raises `DataError`.
+
+    A URL that is not there has none.
+    """
+    if not is_url(place):
+        names = [p.relative_to(place).as_posix() for p in Path(place).rglob("*") if p.is_file()]
+    else:
+        system, root = file_system(place)
+        try:
+            # A listing may be remembered from before this run wrote something.
+            system.invalidate_cache()
+            found = system.find(root)
+        except Exception as error:  # every kind of storage has its own
+            raise DataError(f"{place}: cannot list ({type(error).__name__}: {error})") from error
+        names = [path[len(root) :].lstrip("/") for path in found if path.startswith(root)]
+    return sorted(name for name in names if name and suffix_of(name) in suffixes)
+
+
+def read_bytes(url: str) -> bytes:
+    """Return what is behind a URL; raises `DataError` if it cannot be read."""
+    system, path = file_system(url)
+    try:
+        return system.cat_file(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{url}: no such file") from error
+    except Exception as error:  # as in `list_files`
+        raise DataError(f"{url}: cannot read ({type(error).__name__}: {error})") from error
+
+
+def exists(place: str) -> bool:
+    """Tell whether something is there; raises `DataError` when that cannot be told."""
+    if not is_url(place):
+        return Path(place).exists()
+    system, path = file_system(place)
+    try:
+        system.info(path)
+    except FileNotFoundError:
+        return False
+    except Exception as error:  # as in `list_files`
+        raise DataError(f"{place}: cannot look there ({type(error).__name__}: {error})") from error
+    return True
+
+
+def modified_s(place: str) -> float | None:
+    """Return when a file was written, in seconds; None where the storage does not say."""
+    if not is_url(place):
+        return os.stat(place).st_mtime_ns / 1e9  # noqa: PTH116
+    system, path = file_system(place)
+    try:
+        return system.modified(path).timestamp()
+    except Exception:  # many kinds cannot tell
+        return None
+
+
+def remove(url: str) -> None:
+    """Take away the file behind a URL, if it is there; raises `DataError` if it cannot be."""
+    system, path = file_system(url)
+    try:
+        system.rm_file(path)
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # as in `list_files`
+        raise DataError(f"{url}: cannot remove ({type(error).__name__}: {error})") from error
+
+
+def load_picture(place: Path | str) -> UInt8[np.ndarray, "h w c"]:
+    """Read the picture at a path or URL; raises `DataError` as `load_image` does."""
+    url = str(place)
+    return decode_image(read_bytes(url), url) if is_url(url) else load_image(place)
+
+
+@contextmanager
+def whole_file(place: str) -> Iterator[IO[bytes]]:
+    """Open what becomes the file at a path or URL in whole or not at all; `atomic_file` for URLs.
+
+    What is behind a URL is written under a name of its own and moved. Raises `DataError` when it
+    cannot be written.
+    """
+    if not is_url(place):
+        with atomic_file(Path(place)) as file:
+            yield file
+        return
+    memory = io.BytesIO()
+    yield memory
+    system, path = file_system(place)
+    temporary = f"{path}.{uuid.uuid4().hex}.part"
+    try:
+        with suppress(FileExistsError):
+            system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        system.pipe_file(temporary, memory.getvalue())
+        system.mv(temporary, path)
+    except Exception as error:  # as in `list_files`
+        raise DataError(f"{place}: cannot write ({type(error).__name__}: {error})") from error
+    finally:
+        with suppress(Exception):
+            if system.exists(temporary):
+                system.rm_file(temporary)
