@@ -70,10 +70,12 @@ def expected(tree: Path, codec_file: Path) -> dict[str, bytes]:
     }
 
 
+# Ray warns of itself.
+OF_RAY = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 ENGINES = [
     pytest.param((), id="here"),
     pytest.param(("-j", 2), id="processes", marks=pytest.mark.slow),
-    pytest.param(("-j", 2, "--engine", "ray"), id="ray", marks=pytest.mark.slow),
+    pytest.param(("-j", 2, "--engine", "ray"), id="ray", marks=OF_RAY),
 ]
 
 
@@ -162,6 +164,7 @@ def test_without_ray_the_extra_is_named(lictor, tree, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("listens", [False, True])
 def test_an_address_that_does_not_answer_is_one_line_in_time(
     listens, lictor, tree, tmp_path, monkeypatch
@@ -183,6 +186,7 @@ def test_an_address_that_does_not_answer_is_one_line_in_time(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("url", [False, True], ids=["folder", "url"])
 def test_an_evaluation_with_ray_has_the_rows_of_one_here(url, lictor, tree, tmp_path, codec_file):
     pytest.importorskip("ray")
@@ -196,7 +200,7 @@ def test_an_evaluation_with_ray_has_the_rows_of_one_here(url, lictor, tree, tmp_
     for name in ("jpeg", "tiny"):
         one, two = (load_curve(folder / f"{name}.json") for folder in (here, there))
         for column in ("bpp", "psnr", "ms-ssim"):
-            assert one.columns[column] == two.columns[column]
+            assert one.columns[column].tolist() == two.columns[column].tolist()
         rows = [{(r.setting, r.image, r.bytes, r.mse) for r in curve.rows} for curve in (one, two)]
         assert rows[0] == rows[1]
         assert two.provenance["jobs"] == 2
