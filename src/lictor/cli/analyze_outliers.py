@@ -18,6 +18,8 @@ from lictor.errors import ConfigError
 from lictor.files import json_ready, write_file
 
 if TYPE_CHECKING:
+    import torch
+
     from lictor.analysis.outliers import CodecReport, Outliers
     from lictor.codecs.learned import Codec
 
@@ -65,14 +67,16 @@ def outliers(
     from lictor.cli.progress import over
     from lictor.data.images import list_images, load_image
     from lictor.reporting.outliers_chart import save_outlier_chart
+    from lictor.runtime import choose_device
 
     if not codecs:
         complain("analyze outliers needs at least one codec file or run folder; see --help")
         return 2
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit must be at least 1, not {limit}")
+    place = choose_device(device)
     targets = output_files(out, _OUTPUTS, force=force)
-    loaded = _load(codecs, device)
+    loaded = _load(codecs, place)
     pictures = [load_image(path) for path in list_images(data)[:limit]]
     reports = [
         codec_outliers(name, codec, pictures)
@@ -86,12 +90,11 @@ def outliers(
     return 0
 
 
-def _load(names: Sequence[str], device: str) -> "dict[str, Codec]":
+def _load(names: Sequence[str], place: "torch.device") -> "dict[str, Codec]":
     from lictor.codecs.learned import Codec
-    from lictor.runtime import choose_device
     from lictor.training.run import load_run
 
-    place, loaded = choose_device(device), dict[str, Any]()
+    loaded = dict[str, Any]()
     for name in names:
         path = Path(name)
         label = printable(path.resolve().name if path.is_dir() else path.stem)

@@ -85,6 +85,7 @@ def ptq(
     """
     from lictor.evaluation.quantization import FamilyCost, default_schemes
     from lictor.ptq.calibrate import calibration_pictures
+    from lictor.runtime import choose_device
 
     if not codecs:
         complain("analyze ptq needs at least one codec file; see --help")
@@ -94,6 +95,7 @@ def ptq(
     if lmbda is not None and not 0 < lmbda < math.inf:
         raise ConfigError(f"lmbda must be positive, not {lmbda}")
     chosen = _schemes(schemes, scopes) or default_schemes()
+    choose_device(device)
     targets = output_files(out, _OUTPUTS, force=force)
     loaded = _load(codecs, device)
     pictures = _pictures(data, limit)
