@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -149,15 +150,17 @@ class RayData:
         work = ray.put(pickle.dumps(make))
         rows = [{"number": n, "item": pickle.dumps(item)} for n, item in enumerate(items)]
         data = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
-        results = data.map_batches(
-            _Worker,
-            fn_constructor_args=(work,),
-            compute=ray.data.ActorPoolStrategy(size=min(self.jobs, len(rows))),
-            batch_size=1,
-            num_cpus=1,
-            # A picture that kills its worker would do so for ever.
-            ray_remote_args_fn=partial(dict, max_task_retries=1),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # releases of Ray disagree on how retries are said
+            results = data.map_batches(
+                _Worker,
+                fn_constructor_args=(work,),
+                compute=ray.data.ActorPoolStrategy(size=min(self.jobs, len(rows))),
+                batch_size=1,
+                num_cpus=1,
+                # A picture that kills its worker would do so for ever.
+                ray_remote_args_fn=partial(dict, max_task_retries=1),
+            )
         missing = dict(enumerate(items))
         try:
             for row in results.iter_rows():
