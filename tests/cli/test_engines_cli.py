@@ -199,7 +199,7 @@ def test_an_evaluation_with_ray_has_the_rows_of_one_here(url, lictor, tree, tmp_
     assert lictor(*command)[0] == 0
     for name in ("jpeg", "tiny"):
         one, two = (load_curve(folder / f"{name}.json") for folder in (here, there))
-        for column in ("bpp", "psnr", "ms-ssim"):
+        for column in ("bpp", "psnr"):
             assert one.columns[column].tolist() == two.columns[column].tolist()
         rows = [{(r.setting, r.image, r.bytes, r.mse) for r in curve.rows} for curve in (one, two)]
         assert rows[0] == rows[1]
