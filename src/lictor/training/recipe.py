@@ -183,6 +183,8 @@ class TrainConfig(Settings):
     """Steps between evaluations on the held-out pictures."""
     eval_side: int = option(512, at_least(1))
     """The evaluation sees the middle of a picture, at most so many pixels a side."""
+    mismatch: bool = option(False, may_change=True)
+    """Evaluations also tell how much the surrogate makes of the loss beside rounding."""
     checkpoint_every: int = option(1000, at_least(1), may_change=True)
     """Steps between checkpoints."""
     conflict_every: int = option(0, at_least(0), may_change=True)

@@ -410,7 +410,7 @@ def _train_and_keep(
     def evaluate() -> Evaluation:
         nonlocal best
         with evaluation_weights(hooks):
-            metrics = task.evaluate()
+            metrics = task.evaluate(state.step / settings.steps)
             record({"kind": "evaluation", "step": state.step, **metrics})
             result = Evaluation(state.step, metrics.pop("loss"), metrics)
             if writes and result.loss < best:
