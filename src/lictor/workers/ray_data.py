@@ -154,7 +154,7 @@ def _probe(address: str, limit_s: float) -> None:
     if done.returncode != 0 and "AuthenticationError" in done.stderr:
         raise ConfigError(
             f"{address}: this Ray asks for a token, and was given none or a wrong one; set "
-            "RAY_AUTH_MODE=token, and the token as RAY_AUTH_TOKEN or its file as RAY_AUTH_TOKEN_PATH"
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it"
         )
     if done.returncode != 0:
         raise ConfigError(
