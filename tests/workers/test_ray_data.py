@@ -219,9 +219,9 @@ def test_rows_before_a_failure_are_given(ray):
 def test_what_the_caller_raises_stays_what_it_is(shutdown_fails, error, ray):
     if shutdown_fails:
         ray.fails["shutdown"] = raises(OfRay("no goodbye"))
+    seen = []
     with pytest.raises(type(error)) as told, ray_engine(None, 1) as engine:
-        for _ in engine.map(WORK, ITEMS):
-            raise error
+        seen.extend(raises(error)() for _ in engine.map(WORK, ITEMS))
     assert told.value is error
 
 
@@ -250,7 +250,7 @@ def test_a_head_that_goes_away_is_missed(rows_go_on, ray):
     """Also when workers elsewhere go on for a while, or Ray does not come back from goodbye."""
     for_ever = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as head:
-        ray.address = "127.0.0.1:{}".format(head.getsockname()[1])
+        ray.address = f"127.0.0.1:{head.getsockname()[1]}"
         ray.fails["row 1"] = lambda: (head.close(), None if rows_go_on else for_ever.wait())[1]
         for number in range(2, 500):
             ray.fails[f"row {number}"] = lambda: time.sleep(0.02)
@@ -270,7 +270,7 @@ def test_a_head_that_goes_away_is_missed(rows_go_on, ray):
 @pytest.mark.usefixtures("in_a_hurry")
 def test_a_head_that_is_there_is_waited_for(ray):
     with socket.create_server(("127.0.0.1", 0)) as head:
-        ray.address = "127.0.0.1:{}".format(head.getsockname()[1])
+        ray.address = f"127.0.0.1:{head.getsockname()[1]}"
         ray.fails["row 1"] = lambda: time.sleep(1.0)
         with ray_engine(None, 1) as engine:
             assert len(list(engine.map(WORK, ITEMS))) == len(ITEMS)
