@@ -30,10 +30,11 @@ _LOCAL = "local"
 _DIED = "its worker died; was there enough memory?"
 # Pictures of one block are lost together when its worker dies, and every block costs the driver.
 _MOST_BLOCKS = 4096
-# Ray ends the process of a driver that has been without the head for 60 s, and says nothing.
+# Ray ends the process of a driver that has been without the head for 60 s, or without the raylet of
+# its own machine for some 15 s, and says nothing. A head may be started again, a raylet is not.
 _HEAD_LIMIT_S = 40.0
 _LOOK_EVERY_S = 5.0
-# Of a head that is gone Ray takes leave for minutes.
+# Ray may wait long for an answer to its goodbye.
 _LEAVE_S = 10.0
 # Sent to another process, where it may take as long as it likes: Ray waits minutes by itself.
 _PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False); ray.shutdown()"
@@ -183,7 +184,8 @@ class RayData:
     ) -> Iterator[tuple[Any, Any]]:
         """Yield every item with its result as it comes, those of dead workers last.
 
-        Raises `LictorError` when Ray fails, or its head has not been there for 40 seconds.
+        Raises `LictorError` when Ray fails, its head has not been there for 40 seconds, or the
+        raylet of this machine is gone.
         """
         if not items:
             return
@@ -220,18 +222,19 @@ class RayData:
 def _rows_as_they_come(
     pipeline: Callable[[], Iterable[dict[str, Any]]],
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a pipeline while the head of its Ray is there.
+    """Yield the rows of a pipeline while its Ray is there.
 
-    Ray waits for a head that is gone, so a thread waits for Ray; nothing of the caller runs in it,
+    Ray waits for what is gone, so a thread waits for Ray; nothing of the caller runs in it,
     and all that is raised there is a failure of Ray.
     """
     answers = SimpleQueue[Any]()
     stop = threading.Event()
     threading.Thread(target=_ask, args=(pipeline, answers, stop), daemon=True).start()
-    head = _Head(_head_address())
+    watched = _watched()
     try:
         while True:
-            head.look()
+            for place in watched:
+                place.look()
             try:
                 answer = answers.get(timeout=_LOOK_EVERY_S)
             except Empty:
@@ -261,36 +264,48 @@ def _ask(
         answers.put(error)
 
 
-def _head_address() -> tuple[str, int] | None:
-    """Return where the head of this process's Ray is, None if Ray does not tell."""
-    try:
-        parts = urlsplit(f"//{_ray().get_runtime_context().gcs_address}")
-        return (parts.hostname, parts.port) if parts.hostname and parts.port else None
-    except Exception:  # without it, Ray's own limit holds
-        return None
+def _watched() -> list["_Place"]:
+    """Return what this process's Ray cannot do without; less where Ray does not tell."""
+    places = list[_Place]()
+    with suppress(Exception):  # without them, Ray's own limits hold
+        ray = _ray()
+        context = ray.get_runtime_context()
+        parts = urlsplit(f"//{context.gcs_address}")
+        if parts.hostname and parts.port:
+            head = "the head of the cluster"
+            places.append(_Place(head, parts.hostname, parts.port, _HEAD_LIMIT_S))
+        for node in ray.nodes():
+            if node["NodeID"] == context.get_node_id():
+                host, port = node["NodeManagerAddress"], int(node["NodeManagerPort"])
+                places.append(_Place("the raylet of this machine", host, port, 0.0))
+    return places
 
 
-class _Head:
-    """The head of a cluster, where somebody is to listen whenever it is looked at."""
+class _Place:
+    """A part of a Ray, looked at now and then, where somebody is to listen.
 
-    def __init__(self, address: tuple[str, int] | None):
-        self.address = address
+    Only one that may come back, `limit_s` over 0, is given up when it does not answer in time;
+    one that may not, when the connection is refused.
+    """
+
+    def __init__(self, name: str, host: str, port: int, limit_s: float):
+        self.name, self.host, self.port, self.limit_s = name, host, port, limit_s
         self.seen = self.looked = time.monotonic()
 
     def look(self) -> None:
         """Raise `LictorError` when nobody has listened for too long."""
-        now = time.monotonic()
-        if self.address is None or now - self.looked < _LOOK_EVERY_S:
+        if time.monotonic() - self.looked < _LOOK_EVERY_S:
             return
         try:
-            socket.create_connection(self.address, timeout=_LOOK_EVERY_S).close()
-            self.seen = now
+            socket.create_connection((self.host, self.port), timeout=_LOOK_EVERY_S).close()
+            self.seen = time.monotonic()
         except OSError as error:
-            if now - self.seen >= _HEAD_LIMIT_S:
-                host, port = self.address
+            away_s = time.monotonic() - self.seen
+            refused = isinstance(error, ConnectionRefusedError)
+            if away_s >= self.limit_s if self.limit_s > 0 else refused:
                 raise LictorError(
-                    f"Ray gave up ({host}:{port}: the head of the cluster has not answered for "
-                    f"{now - self.seen:.0f} s: {error})"
+                    f"Ray gave up ({self.host}:{self.port}: {self.name} has not answered for "
+                    f"{away_s:.0f} s: {error})"
                 ) from error
         self.looked = time.monotonic()
 
