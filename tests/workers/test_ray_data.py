@@ -123,6 +123,25 @@ def test_the_stand_in_does_the_work(ray):
     assert ray.calls[-1] == "shutdown"
 
 
+def test_ray_is_told_before_its_import_to_start_nothing_by_itself(monkeypatch, tmp_path):
+    """Work that goes on while Ray is let go of would start another one, which nobody stops."""
+    package = tmp_path / "ray"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import os\nseen = os.environ['RAY_ENABLE_AUTO_CONNECT']\n"
+    )
+    (package / "data.py").touch()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ray"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delenv("RAY_ENABLE_AUTO_CONNECT", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert ray_data._ray().seen == "0"
+    finally:
+        for name in ("ray", "ray.data"):
+            sys.modules.pop(name, None)
+
+
 @pytest.mark.parametrize("way", ["argument", "environment"])
 @pytest.mark.parametrize("address", ["ray://head:10001", "ray://head", "http://head:8265"])
 def test_an_address_of_ray_client_is_refused_before_ray_is_asked(address, way, ray, monkeypatch):

@@ -41,6 +41,8 @@ _PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False); r
 
 
 def _ray() -> Any:
+    # Or what is still at work when Ray is let go of starts another Ray. It is read at the import.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     try:
         importlib.import_module("ray.data")
         return importlib.import_module("ray")
