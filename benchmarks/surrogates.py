@@ -35,9 +35,9 @@ from lictor.training.run import METRICS, load_run, run
 
 # network -> (widths, learning rate of SOAP)
 NETWORKS: dict[str, tuple[dict[str, Any], float]] = {
-    "bmshj2018-factorized": ({"n": 32, "m": 48}, 3e-3),
-    "mbt2018-mean": ({"n": 32, "m": 48}, 3e-3),
-    "checkerboard": ({"n": 32, "m": 48, "depth": 2}, 3e-3),
+    "checkerboard": ({"n": 24, "m": 32, "depth": 1}, 3e-3),
+    "mbt2018-mean": ({"n": 24, "m": 32}, 3e-3),
+    "bmshj2018-factorized": ({"n": 24, "m": 32}, 3e-3),
 }
 ARMS = ("noise", "mixed", "sua", "sua,temperature_end=0.5", "soft-round-noise", "sga")
 
@@ -139,10 +139,10 @@ def main() -> int:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
-    parser.add_argument("--lmbdas", nargs="+", type=float, default=[0.0018, 0.013])
+    parser.add_argument("--lmbdas", nargs="+", type=float, default=[0.0035, 0.025])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.0, help="in place of the network's own")
     args = parser.parse_args()
