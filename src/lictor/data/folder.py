@@ -65,9 +65,9 @@ class ImageFolder:
         """Split off `held_out` pictures (at most a tenth, at least one) chosen by their names."""
         if len(self) < 2:
             raise DataError("training needs at least 2 readable pictures, one of them held out")
-        order = sorted(
-            range(len(self)), key=lambda i: hashlib.sha256(self.names[i].encode()).digest()
-        )
+        # A name may have bytes that are no UTF-8.
+        names = [name.encode(errors="surrogateescape") for name in self.names]
+        order = sorted(range(len(self)), key=lambda i: hashlib.sha256(names[i]).digest())
         count = max(1, min(held_out, len(self) // 10))
         return self._subset(sorted(order[count:])), self._subset(sorted(order[:count]))
 
