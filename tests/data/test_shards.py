@@ -17,6 +17,7 @@ from lictor.data.crops import Crops
 from lictor.data.folder import cache_folder, open_image_folder
 from lictor.data.images import load_image
 from lictor.data.pack import Packing, pack
+from lictor.data.places import is_url, joined, list_files, read_bytes, remove, whole_file
 from lictor.data.shards import JOURNAL, MANIFEST, open_shards
 from lictor.data.sources import Source, open_pictures, source_of, titles
 from lictor.errors import ConfigError, DataError
@@ -373,6 +374,23 @@ def test_a_url_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(ConfigError, match=r"s3://x/y: a package is not inst.*lictor\[remote\]"):
         open_pictures("s3://x/y", cache_bytes=0)
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1:1/x", "zip://gone.zip::file://x", "dir://x"])
+def test_a_storage_that_cannot_be_reached_is_named(url):
+    pytest.importorskip("fsspec")
+    with pytest.raises(DataError, match=rf"^{url}: cannot be reached \("):
+        open_pictures(url, cache_bytes=0)
+
+
+def test_the_root_of_a_storage_is_a_url_like_another():
+    pytest.importorskip("fsspec")
+    with whole_file(joined("memory://", "at-the-root.bin")) as file:
+        file.write(b"here")
+    assert list_files("memory://", (".bin",)) == ["at-the-root.bin"]
+    assert read_bytes("memory://at-the-root.bin") == b"here"
+    remove("memory://at-the-root.bin")
+    assert not is_url("://no-kind")
 
 
 # -------------------------------------------------------------------------- several sources

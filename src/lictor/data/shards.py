@@ -33,7 +33,7 @@ from lictor.data.folder import (
     mapped,
 )
 from lictor.data.images import decode_image
-from lictor.data.places import file_system, is_url
+from lictor.data.places import file_system, is_url, joined
 from lictor.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class Remote:
 
     def name(self, file: str) -> str:
         """Return the URL of a file."""
-        return f"{self.url.rstrip('/')}/{file}"
+        return joined(self.url, file)
 
     def read(self, file: str, first: int = 0, count: int | None = None) -> bytes:
         """Return bytes of a file."""
