@@ -219,6 +219,30 @@ def test_a_complete_collection_stays_as_it_is(picture_folder, tmp_path):
     assert again.shards_before == len(first.manifest.shards)
 
 
+@pytest.mark.parametrize("damage", ["cut", "lost"])
+def test_a_complete_collection_that_lost_something_is_packed_again(
+    picture_folder, tmp_path, caplog, damage
+):
+    out = tmp_path / "shards"
+    pack([picture_folder], out, SMALL)
+    before, path = files(out), max(out.glob("*.tar"))
+    path.write_bytes(before[path.name][:-1])
+    if damage == "lost":
+        path.unlink()
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack([picture_folder], out, SMALL, on_progress=interrupt)
+    assert f"{path.name}: the shard" in caplog.text
+    with pytest.raises(DataError, match="its packing was stopped"):
+        open_pictures(out, cache_bytes=0)
+    assert pack([picture_folder], out, SMALL).shards_before == 0
+    assert files(out) == before
+    open_pictures(out, cache_bytes=0)
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 def test_another_packing_in_the_same_folder_is_refused(picture_folder, tmp_path, stopped):
     def interrupt(done: int, total: int) -> None:

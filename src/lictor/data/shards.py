@@ -179,7 +179,7 @@ def _is_sound(manifest: Manifest) -> bool:
     return bool((inside & whole & (pixels > 0)).all())
 
 
-def _check_files(store: Local, manifest: Manifest) -> None:
+def check_files(store: Local, manifest: Manifest) -> None:
     """Raise `DataError` when a shard is missing or not as long as it was made."""
     for file, size in manifest.shards:
         path = store.folder / file
@@ -214,7 +214,7 @@ def open_shards(
     content = store.read(MANIFEST)
     manifest = _parsed(content, store.name(MANIFEST))
     if isinstance(store, Local):
-        _check_files(store, manifest)
+        check_files(store, manifest)
     if manifest.skipped:
         _log.warning("%s: packed without %d unreadable pictures", place, len(manifest.skipped))
     columns = manifest.columns
