@@ -307,6 +307,11 @@ def test_a_picture_with_damaged_bytes_is_named(shards):
     cached = open_shards(shards, cache_bytes=PLENTY)
     assert cached.names == (*folder.names[:1], *folder.names[2:])
     assert len(cached.bad) == 1
+    content[manifest["offset"][1] + 60] ^= 1  # copied again, as the error says
+    file.write_bytes(content)
+    mended = open_shards(shards, cache_bytes=PLENTY)
+    assert mended.names == folder.names
+    assert mended.bad == ()
 
 
 def test_a_shard_that_vanishes_is_named(shards):
@@ -390,6 +395,22 @@ def test_shards_behind_a_url_that_are_cut_short_or_missing_are_named(url):
     system.rm(f"/bucket/shards/{MANIFEST}")
     with pytest.raises(DataError, match=rf"{url}/manifest\.json: cannot read"):
         open_shards(url, cache_bytes=0)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "cannot read"])
+def test_what_a_url_does_not_give_is_not_left_out_of_the_cache(url, damage):
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    content = system.cat_file("/bucket/shards/shard-000001.tar")
+    if damage == "cut short":
+        system.pipe_file("/bucket/shards/shard-000001.tar", content[:700])
+    else:
+        system.rm("/bucket/shards/shard-000001.tar")
+    with pytest.raises(DataError, match=rf"{url}/shard-000001\.tar: .*{damage}"):
+        open_shards(url, cache_bytes=PLENTY)
+    system.pipe_file("/bucket/shards/shard-000001.tar", content)
+    assert open_shards(url, cache_bytes=PLENTY).names == open_shards(url, cache_bytes=0).names
 
 
 def test_a_url_without_its_package_says_what_to_install(monkeypatch):

@@ -21,7 +21,7 @@ from PIL import Image
 
 from lictor.data.decoded import Decoded
 from lictor.data.images import list_images, load_image
-from lictor.errors import DataError
+from lictor.errors import DataError, StorageError
 
 _log = logging.getLogger(__name__)
 Load = Callable[[int], UInt8[np.ndarray, "h w 3"]]
@@ -148,7 +148,7 @@ def decode_once(
 
     `key` names the cache, `what` the pictures in messages. The index has `images`, each with its
     name, height, width and offset, and `bad`, reasons. Raises `DataError` when no picture can be
-    read, or the cache cannot be written.
+    read, or the cache cannot be written, and a `StorageError` of `load`.
     """
     target = cache_folder() / f"{'images' if with_pixels else 'names'}-{key}"
     if not _is_whole(target, with_pixels=with_pixels):
@@ -219,6 +219,8 @@ def _write_cache(
                     on_progress(number, len(names))
                     try:
                         image = as_rgb(load(number))
+                    except StorageError:
+                        raise
                     except DataError as error:
                         bad.append(str(error))
                         continue

@@ -140,8 +140,9 @@ def pack(
 
     A picture that cannot be read is named in the log and left out. What an earlier call with the
     same arguments has finished is kept; a complete collection stays as it is, unless a shard of it
-    is missing or cut short: then all are made again. `on_progress(done, total)` is called for each picture. Raises `ConfigError` when `out` holds another packing,
-    `DataError` when it cannot be written or no picture can be read.
+    is missing or cut short: then all are made again. `on_progress(done, total)` is called for each
+    picture. Raises `ConfigError` when `out` holds another packing, `DataError` when it cannot be
+    written or no picture can be read.
     """
     how = how or Packing()
     listed = _listed(folders)
