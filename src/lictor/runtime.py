@@ -24,6 +24,8 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _BACKENDS = ("cuda", "xpu", "mps")
 # A process that hears nothing from the others for so long gives up.
 _PATIENCE = timedelta(minutes=10)
+# Reading a large collection of pictures takes one machine longer than another.
+_LONG_PATIENCE = timedelta(days=7)
 # Gradients travel in pieces of about so many bytes, several at a time.
 _BUCKET_BYTES = 2**25
 
@@ -69,6 +71,8 @@ class Runtime:
     rank: int = 0
     world_size: int = 1
     precision: str = "float32"
+    # Those who wait for each other with more patience: a group of torch.distributed.
+    patient: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -190,6 +194,15 @@ class Runtime:
             dist.all_gather_object(values, value)
         return values
 
+    def gather_late(self, value: Any) -> list[Any]:
+        """Return what every process gives, by rank, where some may come hours after others."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        with _peers():
+            dist.all_gather_object(values, value, group=self.patient)
+        return values
+
     def from_first(self, value: Any) -> Any:
         """Return what the first process gives."""
         if self.world_size == 1:
@@ -247,6 +260,8 @@ def _peers() -> Iterator[None]:
     """Say what it means when others cannot be reached."""
     try:
         yield
+    except torch.OutOfMemoryError:  # a RuntimeError, but of this process
+        raise
     except (RuntimeError, dist.DistBackendError) as error:
         raise LictorError(
             "another process of this run has ended, or cannot be reached; see its own message, "
@@ -274,7 +289,8 @@ def processes(device: str = "auto") -> Iterator[Runtime]:
     backend = {"cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}.get(place.type, "gloo")
     with _peers():
         dist.init_process_group(backend, timeout=_PATIENCE)
+        patient = dist.new_group(backend="gloo", timeout=_LONG_PATIENCE)
     try:
-        yield Runtime(place, dist.get_rank(), dist.get_world_size())
+        yield Runtime(place, dist.get_rank(), dist.get_world_size(), patient=patient)
     finally:
         dist.destroy_process_group()

@@ -289,9 +289,9 @@ def _open_pictures(
         )
 
     folder = open_them() if runtime.is_first else None
-    runtime.gather(None)
+    runtime.gather_late(None)
     folder = folder or open_them()
-    seen = runtime.gather(folder.identity)
+    seen = runtime.gather_late(folder.identity)
     if len(set(seen)) > 1:
         odd = next(rank for rank, identity in enumerate(seen) if identity != seen[0])
         raise ConfigError(
