@@ -44,7 +44,7 @@ from lictor.training.checkpoint import (
     save_weights,
 )
 from lictor.training.hooks import TrainHook, evaluation_weights
-from lictor.training.loop import StepReport, train
+from lictor.training.loop import StepReport, enough_memory, train
 from lictor.training.phases import Phase
 from lictor.training.probe import ConflictProbe
 from lictor.training.rate_distortion import RateDistortionTask, codec_task, decoded_in_use
@@ -410,7 +410,8 @@ def _train_and_keep(
     def evaluate() -> Evaluation:
         nonlocal best
         with evaluation_weights(hooks):
-            metrics = task.evaluate()
+            with enough_memory("lower train.eval_side"):
+                metrics = task.evaluate()
             record({"kind": "evaluation", "step": state.step, **metrics})
             result = Evaluation(state.step, metrics.pop("loss"), metrics)
             if writes and result.loss < best:
