@@ -36,6 +36,15 @@ def test_a_process_by_itself_speaks_to_itself():
     assert "cpu" in runtime.describe()
 
 
+def test_a_lack_of_memory_is_not_taken_for_a_process_that_has_ended(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(torch, "cat", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        Runtime(world_size=2).average_([torch.zeros(3)])
+
+
 @pytest.mark.parametrize("wrong", [{"rank": 1}, {"rank": -1}, {"precision": "float8"}])
 def test_an_impossible_runtime_is_refused(wrong):
     with pytest.raises(ConfigError):
