@@ -267,6 +267,11 @@ def _peers() -> Iterator[None]:
             "another process of this run has ended, or cannot be reached; see its own message, "
             "then start all of them again (with --resume where there is a checkpoint)"
         ) from error
+    except ValueError as error:  # WORLD_SIZE, MASTER_ADDR and the like
+        raise ConfigError(
+            f"the environment does not say how processes find each other ({error}); start them "
+            "with torchrun, or unset LOCAL_RANK"
+        ) from error
 
 
 @contextlib.contextmanager
