@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 from lictor.coding.tables import TOTAL, CdfTables
 from lictor.errors import CheckpointError, ConfigError, LictorError
 from lictor.priors.base import MIN_LIKELIHOOD, TAIL_MASS, AbstractPrior
-from lictor.priors.conditional import GaussianPrior, scale_table
+from lictor.priors.channel import ChannelPrior
+from lictor.priors.conditional import (
+    AbstractConditionalPrior,
+    GaussianPrior,
+    GeneralizedGaussianPrior,
+    LaplacePrior,
+    scale_table,
+)
 from lictor.priors.factorized import FactorizedPrior
+from lictor.priors.families import Family, Gaussian, GeneralizedGaussian, Laplace
 
 
 def shaken_factorized(seed: int) -> FactorizedPrior:
@@ -27,8 +35,24 @@ def shaken_factorized(seed: int) -> FactorizedPrior:
     return prior
 
 
+def spread_channels(family: Family) -> ChannelPrior:
+    """A prior per channel as training may leave it: narrow and wide, some below the bound."""
+    prior = ChannelPrior(6, family)
+    with torch.no_grad():
+        prior.means.copy_(torch.tensor([0.3, -7.77, 0.0, 5.5, -0.01, 100.0]))
+        prior.scales.copy_(torch.tensor([1.0, 0.3, -0.5, 9.0, 0.06, 60.0]))
+    return prior
+
+
 PRIORS = {
     "gaussian": GaussianPrior(),
+    "laplace": LaplacePrior(),
+    "generalized": GeneralizedGaussianPrior(),
+    "blunt": GeneralizedGaussianPrior(4.0),
+    "heavy": GeneralizedGaussianPrior(0.5, scale_bound=0.05),
+    "channels": spread_channels(Gaussian()),
+    "laplace channels": spread_channels(Laplace()),
+    "generalized channels": spread_channels(GeneralizedGaussian(1.2)),
     "factorized": FactorizedPrior(6),
     "shaken": shaken_factorized(1),
     "shaken again": shaken_factorized(2),
@@ -48,8 +72,8 @@ def gaussian_rows(scales: torch.Tensor) -> torch.Tensor:
 def row_bits(prior: AbstractPrior, row: int, k: np.ndarray) -> np.ndarray:
     """The bits of integers `k` under one row of the tables, from the prior's own `bits`."""
     values = torch.from_numpy(k).float().view(1, 1, 1, -1)
-    if isinstance(prior, GaussianPrior):
-        scales = torch.full_like(values, scale_table()[row])
+    if isinstance(prior, AbstractConditionalPrior):
+        scales = torch.full_like(values, scale_table(prior.scale_bound, prior.family)[row])
         return prior.bits(values, (scales,)).double().numpy().ravel()
     with torch.no_grad():
         return prior.bits(values.expand(1, 6, 1, -1), ())[0, row].double().numpy().ravel()
@@ -126,7 +150,7 @@ def test_bits_never_exceed_the_least_likelihood_and_keep_finite_gradients(prior)
     values = torch.tensor([0.0, 0.49, -7.5, 300.0, -3e4, 3e8]).view(1, 1, 1, 6)
     values = values.repeat(2, 6, 1, 1).requires_grad_()
     params = ()
-    if isinstance(prior, GaussianPrior):
+    if isinstance(prior, AbstractConditionalPrior):
         scales = torch.tensor([-1.0, 0.0, 1e-3, 0.11, 5, 1e4]).view(1, 6, 1, 1)
         params = (scales.expand(2, 6, 1, 6).clone().requires_grad_(),)
     bits = prior.bits(values, params)
@@ -141,7 +165,7 @@ def test_bits_never_exceed_the_least_likelihood_and_keep_finite_gradients(prior)
 
 def test_an_image_costs_alone_what_it_costs_in_a_batch(prior):
     values = 4 * torch.randn(3, 6, 5, 4)
-    params = (torch.rand(3, 6, 5, 4) * 3,) if isinstance(prior, GaussianPrior) else ()
+    params = (torch.rand(3, 6, 5, 4) * 3,) if isinstance(prior, AbstractConditionalPrior) else ()
     together = prior.bits(values, params)
     for i in range(3):
         alone = prior.bits(values[i : i + 1], tuple(p[i : i + 1] for p in params))
@@ -150,7 +174,7 @@ def test_an_image_costs_alone_what_it_costs_in_a_batch(prior):
 
 def test_indexes_name_rows_that_exist_and_have_the_latents_shape(prior, tables):
     shape = (2, 6, 4, 3)
-    params = (10 * torch.randn(shape).exp(),) if isinstance(prior, GaussianPrior) else ()
+    params = (10 * torch.randn(shape).exp(),) if isinstance(prior, AbstractConditionalPrior) else ()
     indexes = prior.indexes(shape, params, tables)
     assert indexes.shape == shape
     assert indexes.min() >= 0

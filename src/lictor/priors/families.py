@@ -10,7 +10,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -143,12 +143,15 @@ class GeneralizedGaussian(Family):
     """
 
     beta: float = 1.5
+    # Found once, here: a compiler sees through no cached function.
+    _fit: "_TailPolynomials" = field(init=False, repr=False, compare=False)
 
     name = "generalized-gaussian"
 
     def __post_init__(self) -> None:
         if not LEAST_BETA <= self.beta <= MOST_BETA:
             raise ConfigError(f"beta = {self.beta} must be from {LEAST_BETA} to {MOST_BETA}")
+        object.__setattr__(self, "_fit", _tail_polynomials(self.beta))
 
     @property
     def deviation(self) -> float:
@@ -165,14 +168,13 @@ class GeneralizedGaussian(Family):
 
         By polynomials (`_tail_polynomials`), some ten times as fast as torch's `gammaincc`.
         """
-        fit = _tail_polynomials(self.beta)
         distance = t.abs()
         x = distance.pow(self.beta)
-        inner = _horner(fit.inner, x.clamp(max=_SEAM).mul_(2 / _SEAM).sub_(1))
+        inner = _horner(self._fit.inner, x.clamp(max=_SEAM).mul_(2 / _SEAM).sub_(1))
         inner.mul_(distance).neg_().add_(1)
         # x^(1/beta - 1) is |t| / x. Both are clamped, so that no branch has an infinite value.
         far = x.clamp(_SEAM, _END)
-        outer = _horner(fit.outer, (far + _POLE).reciprocal_().mul_(_SLOPE).add_(_SHIFT))
+        outer = _horner(self._fit.outer, (far + _POLE).reciprocal_().mul_(_SLOPE).add_(_SHIFT))
         outer.mul_(distance).div_(far).mul_(x.neg().exp_())
         small = torch.where(x < _SEAM, inner, outer)
         return torch.where(t < 0, 2 - small, small)
