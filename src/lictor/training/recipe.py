@@ -341,7 +341,9 @@ def _settings_of_former(section: str, table: dict[str, Any], by: str, value: Any
         return []
     keys = names(choices[former].settings)
     if section == "model" or value not in choices:
-        return keys  # equal names are other widths of another network, other scales of another prior
+        return (
+            keys  # equal names are other widths of another network, other scales of another prior
+        )
     kept = names(choices[value].settings)
     return [key for key in keys if key not in kept]
 
