@@ -111,10 +111,14 @@ class AbstractConditionalPrior(AbstractPrior):
         neighbours, as float32. A frozen scale is a multiple of 2^-10, so that the largest multiple
         up to a boundary says as much as the boundary itself.
         """
+        rows = table_rows(self.family, scale_table(self.scale_bound, self.family).tolist())
+        return replace(rows, thresholds=self._thresholds())
+
+    def _thresholds(self) -> Int[np.ndarray, " 63"]:
+        """Return the largest multiple of 2^-10 up to each boundary between rows."""
         table = scale_table(self.scale_bound, self.family)
         boundaries = np.sqrt(table[:-1] * table[1:]).astype(np.float32)
-        thresholds = np.floor(boundaries * 2**FRACTION_BITS).astype(np.int32)
-        return replace(table_rows(self.family, table.tolist()), thresholds=thresholds)
+        return np.floor(boundaries * 2**FRACTION_BITS).astype(np.int32)
 
     def check_tables(self, tables: CdfTables) -> None:
         """Raise `CheckpointError` when there is nothing to choose rows by."""
