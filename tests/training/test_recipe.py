@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lictor.config import write
+from lictor.config import read, write
 from lictor.errors import ConfigError
 from lictor.layers.quantize.surrogate import SURROGATES
 from lictor.models.zoo import MODELS, build_model
@@ -68,7 +68,8 @@ def test_the_default_of_every_setting_passes_its_rule():
 def test_the_recipes_that_ship_load_and_name_things_that_exist(path):
     config = load_recipe(path)
     model = MODELS[config.model.name].make(config.model.settings)
-    assert model.hyperparameters() == write(config.model.settings)
+    settings = config.model.settings
+    assert read(type(settings), dict(model.hyperparameters()), "", "") == settings
 
 
 @pytest.mark.parametrize("name", MODELS)
