@@ -166,7 +166,7 @@ class GeneralizedGaussian(Family):
     def both_tails(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return the regularized upper incomplete gamma function of `|t|^beta`, mirrored below 0.
 
-        By polynomials (`_tail_polynomials`), some ten times as fast as torch's `gammaincc`.
+        By polynomials (`_tail_polynomials`), some three times as fast as torch's `gammaincc`.
         """
         distance = t.abs()
         x = distance.pow(self.beta)
