@@ -420,7 +420,7 @@ def test_a_listener_is_told_each_row_of_the_metrics_once_it_is_there(tmp_path, p
 def test_an_evaluation_without_enough_memory_says_what_to_lower(
     tmp_path, picture_folder, monkeypatch
 ):
-    def greedy(self):
+    def greedy(self, progress):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB. GPU 0 has")
 
     monkeypatch.setattr(RateDistortionTask, "evaluate", greedy)
