@@ -175,6 +175,25 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def refining(*, alone: bool) -> Iterator[tuple[Callable[[int, int], bool], Callable[[], bool]]]:
+    """Give what watches a search, and what says whether the first Ctrl-C has come.
+
+    There is a bar for the steps of a picture that is `alone`; several have a bar of their own.
+    """
+    with stop_on_interrupt() as should_stop:
+        if not alone:
+            yield lambda done, total: should_stop(), should_stop
+            return
+        with counted("refining") as show:
+
+            def watch(done: int, total: int) -> bool:
+                show(done, total)
+                return should_stop()
+
+            yield watch, should_stop
+
+
 def table(rows: Sequence[Mapping[str, str]], *, title: str = "") -> Table:
     """Lay out rows of equal keys; the first column is text, the others are numbers.
 

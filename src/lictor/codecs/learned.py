@@ -208,6 +208,14 @@ class Codec:
             "notes": self.notes,
         }
 
+    def check_refinable(self) -> None:
+        """Raise `ConfigError` when no picture can be refined with this codec: it is quantized."""
+        if self._model.quantization is not None:
+            raise ConfigError(
+                f"the codec is quantized ({self._model.quantization}): no gradient passes its "
+                "integers, and a search for better latents needs one; compress with effort 0"
+            )
+
     def warm_up(self) -> None:
         """Code a small picture: the first one of a process compiles the coder."""
         self.decode(self.encode(np.zeros((64, 64, 3), np.uint8)))
@@ -292,11 +300,7 @@ class Codec:
         refinement: Refinement,
         watch: Watch,
     ) -> Latents:
-        if self._model.quantization is not None:
-            raise ConfigError(
-                f"the codec is quantized ({self._model.quantization}): no gradient passes its "
-                "integers, and refinement needs one; encode without (effort 0)"
-            )
+        self.check_refinable()
         with torch.inference_mode(False):
             free = None
             if refinement.steps:

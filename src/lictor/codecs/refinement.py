@@ -44,7 +44,7 @@ def go_on(done: int, total: int) -> bool:
     return False
 
 
-_PATH = GumbelAnnealing(1.0, LogitScore(4 / 3))
+_PATH = GumbelAnnealing(1.0, LogitScore(2.0))
 # The best of those that docs/effort.md tells of.
 SOFT_CHOICE = Surrogate(_PATH, _PATH, temperature=LinearTemperature(1.0, 0.2, 0.0, 1.0))
 
@@ -94,13 +94,15 @@ class Refinement:
 _STEPS = (0, 10, 20, 40, 80, 160, 320, 640, 1280)
 
 
-def effort(level: int, *, lmbda: float | None = None) -> Refinement:
-    """Return the refinement of an effort from 1 to 9: each takes about twice as long as the last.
+def effort(level: int, *, lmbda: float | None = None) -> Refinement | None:
+    """Return the refinement of an effort from 1 to 9, each about twice as long as the last.
 
-    Raises `ConfigError` on another level.
+    None for 0, the plain encoder. Raises `ConfigError` on another level.
     """
-    if not 1 <= level <= MAX_EFFORT:
-        raise ConfigError(f"effort = {level} must be from 1 to {MAX_EFFORT}")
+    if not 0 <= level <= MAX_EFFORT:
+        raise ConfigError(f"effort = {level} must be from 0 to {MAX_EFFORT}")
+    if level == 0:
+        return None
     return Refinement(steps=_STEPS[level - 1], lmbda=lmbda)
 
 
