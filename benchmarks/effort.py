@@ -6,8 +6,8 @@ other bits and another quality than the plain one, so three figures are given:
 * bits and dB as they are;
 * `saving`: the change of `bits + lmbda * 255^2 * MSE * pixels`, over the plain bits. To first order
   that is the change of bits at equal quality, `lmbda` being the slope of the codec's trade-off;
-* with `--bracket`, each effort of it is repeated with smaller `lmbda` until the quality is below
-  the plain file's, and bits are interpolated, linearly over dB, at exactly the plain file's PSNR.
+* with `--bracket`, each effort of it is repeated with other values of `lmbda` until the quality is
+  on the other side of the plain file's; bits are interpolated, linearly over dB, at its PSNR.
 
 Seconds are CPU seconds of this process, all threads, as other programs may be running beside it.
 Results are written after each picture; those that are in the file already are not made again.
@@ -29,7 +29,7 @@ from lictor.data.images import load_image
 from lictor.evaluation.provenance import cpu_name, versions
 from lictor.files import write_file
 
-_SHRINK, _LEAST = 0.88, 0.4
+_FACTOR, _MOST = 0.88, 5
 
 
 def measured(codec: Codec, image: np.ndarray, refinement: Refinement | None) -> dict[str, float]:
@@ -58,16 +58,16 @@ def at_equal_psnr(
 ) -> float | None:
     """Return the change of bits at the plain PSNR, per cent; None if it is not bracketed."""
     assert codec.lmbda is not None
-    above, factor = first, _SHRINK
-    if above["psnr"] < plain["psnr"]:
-        return None
-    while factor > _LEAST:
-        below = measured(codec, image, effort(level, lmbda=factor * codec.lmbda))
-        if below["psnr"] <= plain["psnr"]:
-            way = (plain["psnr"] - below["psnr"]) / (above["psnr"] - below["psnr"])
-            bits = below["bits"] + way * (above["bits"] - below["bits"])
+    better = first["psnr"] >= plain["psnr"]
+    near, lmbda = first, codec.lmbda
+    for _ in range(_MOST):
+        lmbda *= _FACTOR if better else 1 / _FACTOR
+        far = measured(codec, image, effort(level, lmbda=lmbda))
+        if (far["psnr"] >= plain["psnr"]) != better:
+            way = (plain["psnr"] - near["psnr"]) / (far["psnr"] - near["psnr"])
+            bits = near["bits"] + way * (far["bits"] - near["bits"])
             return 100 * (bits - plain["bits"]) / plain["bits"]
-        above, factor = below, factor * _SHRINK
+        near = far
     return None
 
 

@@ -1,4 +1,4 @@
-"""`lictor compress --effort`: smaller costs, whole files after Ctrl-C, one line for what is wrong."""
+"""`lictor compress --effort`: files as the library makes them, whole after Ctrl-C, or one line."""
 
 import signal
 from pathlib import Path
@@ -119,11 +119,9 @@ def test_settings_out_of_range_are_refused_before_anything_is_made(args, words, 
 
 @pytest.mark.parametrize("jobs", [(), ("-j", 2)])
 def test_a_quantized_codec_is_refused_once_for_all_pictures(jobs, capsys, pictures):
+    command = ["compress", *map(str, pictures), "--effort", "1"]
     with pytest.raises(SystemExit) as info:
-        main(
-            ["compress", *map(str, pictures), "--effort", "1", *map(str, jobs)]
-            + ["--codec", str(GOLDEN / "quantized.lcodec")]
-        )
+        main([*command, *map(str, jobs), "--codec", str(GOLDEN / "quantized.lcodec")])
     errors = capsys.readouterr().err.splitlines()
     assert (info.value.code, len(errors)) == (1, 1)
     assert "the codec is quantized (W8A8 all): no gradient passes" in errors[0]

