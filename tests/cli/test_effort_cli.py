@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 from PIL import Image
 
-from conftest import photo, tiny_model
+import lictor as lictor_package
+from conftest import photo
 from lictor.cli.main import main
 from lictor.codecs import refinement
 from lictor.codecs.learned import Codec
@@ -18,18 +20,17 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(scope="module")
-def codec_file(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("codec") / "tiny.lcodec"
-    notes = {"recipe": {"loss": {"lmbda": 0.02}}}
-    Codec.freeze(tiny_model("checkerboard"), notes=notes).save(path)
-    return path
+def codec_file() -> Path:
+    """A trained codec: with another one there may be nothing to find."""
+    return Path(lictor_package.__file__).parent / "assets" / "default.lcodec"
 
 
 @pytest.fixture
 def pictures(tmp_path) -> list[Path]:
     paths = [tmp_path / f"{name}.png" for name in "abc"]
     for seed, path in enumerate(paths):
-        Image.fromarray(photo(50, 70, seed)).save(path)
+        part = skimage.data.astronaut()[60 + 10 * seed :, 190:]
+        Image.fromarray(part[:60, :50]).save(path)
     return paths
 
 
