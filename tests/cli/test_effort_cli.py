@@ -125,7 +125,7 @@ def test_a_quantized_codec_is_refused_once_for_all_pictures(jobs, capsys, pictur
         main([*command, *map(str, jobs), "--codec", str(GOLDEN / "quantized.lcodec")])
     errors = capsys.readouterr().err.splitlines()
     assert (info.value.code, len(errors)) == (1, 1)
-    assert "the codec is quantized (W8A8 all): no gradient passes" in errors[0]
+    assert "the codec is quantized (W6A8 all): no gradient passes" in errors[0]
 
 
 @pytest.mark.parametrize("more", [(), ("--effort", 1)])
