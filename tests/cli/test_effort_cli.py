@@ -62,7 +62,8 @@ def test_a_folder_is_refined_by_any_number_of_processes(
     jobs, lictor, pictures, codec_file, tmp_path
 ):
     code, said, errors = lictor(tmp_path, "-o", tmp_path / "out", "--effort", 1, *jobs)
-    assert (code, said[-1], errors) == (0, "3 of 3 files done", [])
+    assert (code, said[-1]) == (0, "3 of 3 files done")
+    assert all(line.startswith("compressing: ") for line in errors)  # news, on a slow machine
     codec = Codec.load(codec_file)
     for path in pictures:
         expected = codec.encode(load_image(path), refinement=effort(1))
