@@ -86,12 +86,18 @@ class RateCoder:
     """Charges the rate: with a surrogate while training, with hard rounding for evaluation.
 
     `bits[name]` is a tensor of shape `b`, the bits of each image, differentiable. Without `noise` a
-    surrogate draws from torch's own generator.
+    surrogate draws from torch's own generator. Without a surrogate, `rounding` chooses integers.
     """
 
-    def __init__(self, surrogate: Surrogate | None = None, noise: NoiseSource | None = None):
+    def __init__(
+        self,
+        surrogate: Surrogate | None = None,
+        noise: NoiseSource | None = None,
+        *,
+        rounding: Rounding = nearest,
+    ):
         self.bits: dict[str, Tensor] = {}
-        self._surrogate, self._noise = surrogate, noise
+        self._surrogate, self._noise, self._rounding = surrogate, noise, rounding
         self._draws: dict[str, int] = {}
 
     def code(
@@ -108,7 +114,8 @@ class RateCoder:
         # Rates and rounding need float32 even where the transforms run in bfloat16.
         params = tuple(p.float() for p in params)
         if self._surrogate is None:
-            for_rate = _as_decoded(prior.residual(latent.float(), params).round())
+            residual = prior.residual(latent.float(), params)
+            for_rate = _as_decoded(self._rounding(name, residual, prior, params))
             quantized, each = prior.restore(for_rate, params), prior.bits(for_rate, params)
         else:
             draw = self._draw(name)

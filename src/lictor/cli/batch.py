@@ -131,10 +131,18 @@ def engine_of(name: EngineName, address: str | None, jobs: int | None) -> "Itera
     yield Processes(jobs)
 
 
-def run_batch(batch: Batch, engine: "Engine", make: "Callable[[], Coder]", *, verb: str) -> int:
+def run_batch(
+    batch: Batch,
+    engine: "Engine",
+    make: "Callable[[], Coder]",
+    *,
+    verb: str,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> int:
     """Code every item, going on after a bad one, and sum up; return the exit code.
 
-    Of inputs with the same output, the first that succeeds has it, and the others fail.
+    Of inputs with the same output, the first that succeeds has it, and the others fail. No item is
+    begun after `should_stop` says so.
     """
     from lictor.cli.progress import follow
 
@@ -152,11 +160,16 @@ def run_batch(batch: Batch, engine: "Engine", make: "Callable[[], Coder]", *, ve
         else:
             done += 1
             say(result.text)
+        if should_stop():
+            break
     if batch.many:
         parts = [f"{done} of {count} files done"]
         parts += [f"{skipped} finished before, skipped"] if skipped else []
         parts += [f"{failed} failed"] if failed else []
         say(", ".join(parts))
+    if should_stop():
+        complain("interrupted; what is written is whole, the last file with the best so far")
+        return 130
     return 1 if failed else 0
 
 

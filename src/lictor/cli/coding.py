@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -14,10 +14,15 @@ from lictor.cli.codec_file import Device, codec_bytes, load_codec
 from lictor.cli.messages import complain
 from lictor.errors import ConfigError
 
+if TYPE_CHECKING:
+    from lictor.codecs.refinement import Refinement
+
 Inputs = Annotated[Positional[tuple[str, ...]], arg(metavar="SRC...", help_behavior_hint="")]
 Output = Annotated[str | None, arg(aliases=["-o"], metavar="DST", help_behavior_hint="")]
 CodecFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 Jobs = Annotated[int | None, arg(aliases=["-j"], metavar="N", help_behavior_hint="")]
+Effort = Annotated[int, arg(metavar="LEVEL", help_behavior_hint="")]
+Lmbda = Annotated[float | None, arg(metavar="LMBDA", help_behavior_hint="")]
 Address = Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="")]
 
 
@@ -32,6 +37,8 @@ def compress(
     engine: EngineName = "local",
     address: Address = None,
     device: Device = "cpu",
+    effort: Effort = 0,
+    lmbda: Lmbda = None,
 ) -> int:
     """Compress pictures (PNG, JPEG, WebP, ...) into .lic files beside them.
 
@@ -48,6 +55,10 @@ def compress(
         engine: Who does the work: local, or ray (needs the extra ray).
         address: Where a Ray runs, HOST:PORT or auto; one is started here if not given.
         device: Where the transforms run: auto, cpu, cuda, cuda:1, mps, xpu.
+        effort: 0 to 9: how long to look for a file that costs less, bits and error together; about
+            twice as long each. Any decoder reads it. Ctrl-C keeps the best so far.
+        lmbda: With an effort, what quality is worth; larger for a better picture and a larger file.
+            If not given, what the codec was trained for.
     """
     from lictor.codecs.batch import LIC
     from lictor.data.images import IMAGE_SUFFIXES
@@ -55,7 +66,18 @@ def compress(
     if not inputs:
         return _usage("compress needs at least one picture")
     what = _Verb("compress", LIC, IMAGE_SUFFIXES, "pictures")
-    return _code(what, inputs, out, codec, force, _Workers(engine, address, jobs, device))
+    workers = _Workers(engine, address, jobs, device)
+    return _code(what, inputs, out, codec, force, workers, _refinement(effort, lmbda))
+
+
+def _refinement(level: int, lmbda: float | None) -> "Refinement | None":
+    if level == 0:
+        if lmbda is not None:
+            raise ConfigError("--lmbda is for a search: add --effort, 1 to 9")
+        return None
+    from lictor.codecs.refinement import effort
+
+    return effort(level, lmbda=lmbda)
 
 
 def decompress(
@@ -122,6 +144,7 @@ def _code(
     codec: Path | None,
     force: bool,
     workers: _Workers,
+    refinement: "Refinement | None" = None,
 ) -> int:
     from lictor.codecs.batch import LOSSLESS, Coder, Rules, coder_from_bytes
     from lictor.data.places import suffix_of
@@ -141,13 +164,26 @@ def _code(
         # A worker elsewhere has devices of its own.
         loaded = load_codec(codec, "cpu" if away else workers.device)
         rules = Rules(
-            verb.name, force=force, skip=batch.many, folders=batch.mirrors, device=workers.device
+            verb.name,
+            force=force,
+            skip=batch.many,
+            folders=batch.mirrors,
+            device=workers.device,
+            refinement=refinement,
         )
-        if engine is None:
-            engine, make = InProcess(), partial(Coder, loaded, rules)
-        else:
+        if refinement is not None:
+            loaded.check_refinable()
+        doing = f"{verb.name}ing"
+        if engine is not None:
             make = partial(coder_from_bytes, codec_bytes(codec), rules)
-        return run_batch(batch, engine, make, verb=f"{verb.name}ing")
+            return run_batch(batch, engine, make, verb=doing)
+        if refinement is None:
+            return run_batch(batch, InProcess(), partial(Coder, loaded, rules), verb=doing)
+        from lictor.cli.progress import refining
+
+        with refining(alone=len(batch.items) + len(batch.bad) < 2) as (watch, should_stop):
+            make = partial(Coder, loaded, rules, watch)
+            return run_batch(batch, InProcess(), make, verb=doing, should_stop=should_stop)
 
 
 def _written(place: str, *, absolute: bool) -> str:

@@ -87,8 +87,11 @@ def follow(items: Iterable[T], total: int, description: str) -> Iterator[T]:
 
 
 @contextmanager
-def counted(description: str) -> Iterator[Callable[[int, int], None]]:
+def counted(description: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
     """Give what shows a progress bar when told how many of how many are done."""
+    if not shown:
+        yield lambda *_: None
+        return
     with _bar() as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -173,6 +176,21 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def refining(*, alone: bool) -> Iterator[tuple[Callable[[int, int], bool], Callable[[], bool]]]:
+    """Give what watches a search, and what says whether the first Ctrl-C has come.
+
+    There is a bar for the steps of a picture that is `alone`; several have a bar of their own.
+    """
+    with stop_on_interrupt() as should_stop, counted("refining", shown=alone) as show:
+
+        def watch(done: int, total: int) -> bool:
+            show(done, total)
+            return should_stop()
+
+        yield watch, should_stop
 
 
 def table(rows: Sequence[Mapping[str, str]], *, title: str = "") -> Table:

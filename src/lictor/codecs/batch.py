@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from lictor.codecs.learned import Codec
+from lictor.codecs.refinement import Refinement, Watch, go_on
 from lictor.coding.container import Container
 from lictor.data.images import image_size, size_of_image
 from lictor.data.places import (
@@ -64,7 +65,8 @@ class Rules:
 
     `verb` is what is done. A target that exists is made again with `force`; without it, one that an
     earlier run finished is skipped if `skip`, and any other is an error. `folders` that are missing
-    are made. `device` is where a worker's codec runs its transforms, by name.
+    are made. `device` is where a worker's codec runs its transforms, by name. Pictures are
+    compressed with the `refinement`, if there is one.
     """
 
     verb: Literal["compress", "decompress"]
@@ -72,14 +74,14 @@ class Rules:
     skip: bool = True
     folders: bool = False
     device: str = "cpu"
+    refinement: Refinement | None = None
 
 
 class Coder:
-    """Codes one item after the other with one codec."""
+    """Codes one item after the other with one codec; `watch` sees every step of a refinement."""
 
-    def __init__(self, codec: Codec, rules: Rules):
-        self._codec = codec
-        self._rules = rules
+    def __init__(self, codec: Codec, rules: Rules, watch: Watch = go_on):
+        self._codec, self._rules, self._watch = codec, rules, watch
 
     def __call__(self, item: Item) -> Result:
         """Make an item's target, unless it is there; whatever goes wrong is the result."""
@@ -98,9 +100,9 @@ class Coder:
 
     def _make(self, source: str, target: str) -> str:
         if self._rules.verb == "compress":
-            image = load_picture(source)
-
-            data = self._codec.encode(image)
+            image = _load(source)
+            refinement = self._rules.refinement
+            data = self._codec.encode(image, refinement=refinement, watch=self._watch)
             self._make_folder(target)
             with whole_file(target) as file:
                 file.write(data)
@@ -138,6 +140,18 @@ class Coder:
             return _belongs(file, picture, self._codec)
         except (OSError, LictorError):
             return False
+
+
+def _load(source: str) -> UInt8[np.ndarray, "h w c"]:
+    try:
+        return load_picture(source)
+    except DataError as error:
+        if suffix_of(source) != LIC:
+            raise
+        raise DataError(
+            f"{source}: is no picture; {LIC} files are compressed already, and lictor decompress "
+            "restores what they hold"
+        ) from error
 
 
 def read_bitstream(place: Path | str) -> bytes:

@@ -7,6 +7,7 @@ fingerprint. A file carries the fingerprint of the codec that made it, and no ot
 import copy
 import dataclasses
 import importlib.resources
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from lictor.codecs.refinement import Networks, Refinement, Watch, go_on, refine
 from lictor.codecs.store import Stored, read_codec, stored, write_codec
 from lictor.coders import AuditCoder, DecodeCoder, EncodeCoder
 from lictor.coding.container import HEADER_BYTES, MAX_PIXELS, Container
@@ -208,20 +210,52 @@ class Codec:
             "notes": self.notes,
         }
 
+    def check_refinable(self) -> None:
+        """Raise `ConfigError` when no picture can be refined with this codec: it is quantized."""
+        if self._model.quantization is not None:
+            raise ConfigError(
+                f"the codec is quantized ({self._model.quantization}): no gradient passes its "
+                "integers, and a search for better latents needs one; compress with effort 0"
+            )
+
     def warm_up(self) -> None:
         """Code a small picture: the first one of a process compiles the coder."""
         self.decode(self.encode(np.zeros((64, 64, 3), np.uint8)))
 
-    def encode(self, image: UInt8[np.ndarray, "h w c"]) -> bytes:
+    @property
+    def lmbda(self) -> float | None:
+        """The trade-off that the codec was trained for, where its notes tell it."""
+        value: Any = self.notes
+        for key in ("recipe", "loss", "lmbda"):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        known = isinstance(value, int | float) and 0 < value < math.inf
+        return float(value) if known else None
+
+    def encode(
+        self,
+        image: UInt8[np.ndarray, "h w c"],
+        *,
+        refinement: Refinement | None = None,
+        watch: Watch = go_on,
+    ) -> bytes:
         """Compress a grey or RGB picture of any size into the bytes of a `.lic` file.
 
-        Raises `DataError` when `image` is not an 8-bit array `h w c` with 1 or 3 channels.
+        A `refinement` takes more time for a file that costs less, bits and error together; any
+        decoder of the codec reads it. `watch` is told of every step and may stop it: the best so
+        far is kept. Raises `DataError` when `image` is not an 8-bit array `h w c` with 1 or 3
+        channels, `ConfigError` for a refinement by a quantized codec.
         """
-        return self._encode(image)[0]
+        return self._encode(image, refinement, watch)[0]
 
-    def encode_verbose(self, image: UInt8[np.ndarray, "h w c"]) -> Encoded:
+    def encode_verbose(
+        self,
+        image: UInt8[np.ndarray, "h w c"],
+        *,
+        refinement: Refinement | None = None,
+        watch: Watch = go_on,
+    ) -> Encoded:
         """Compress a picture and tell what decoding will give and what the size should be."""
-        data, quantized, symbol_crc = self._encode(image)
+        data, quantized, symbol_crc = self._encode(image, refinement, watch)
         reconstruction = self._picture(quantized, *image.shape)
         return Encoded(data, reconstruction, symbol_crc, self.estimate_bytes(data))
 
@@ -239,7 +273,12 @@ class Codec:
         return payload + expected_overhead_bytes(choose_lanes(int(payload))) + HEADER_BYTES
 
     @torch.inference_mode()
-    def _encode(self, image: UInt8[np.ndarray, "h w c"]) -> tuple[bytes, Latents, int]:
+    def _encode(
+        self,
+        image: UInt8[np.ndarray, "h w c"],
+        refinement: Refinement | None = None,
+        watch: Watch = go_on,
+    ) -> tuple[bytes, Latents, int]:
         _check_image(image)
         height, width, channels = image.shape
         coder = EncodeCoder(self._tables)
@@ -247,11 +286,31 @@ class Codec:
             x = pad_to_multiple(image_to_tensor(image), self._model.stride)
             x = x.contiguous(memory_format=torch.channels_last).to(self._device)
             shape = self._model.padded_shape(1, height, width)
-            latents = {name: t.cpu() for name, t in self._model.analyse(x).items()}
+            latents: Latents = {name: t.cpu() for name, t in self._model.analyse(x).items()}
+            if refinement is not None:
+                # What it gives is quantized already: rounding finds the same symbols again.
+                latents = self._refined(latents, image, refinement, watch)
             quantized = self._model.code(coder, latents, shape)
         payload, symbol_crc = coder.finish()
         file = Container(self.fingerprint, width, height, channels, payload, symbol_crc)
         return file.to_bytes(), quantized, symbol_crc
+
+    def _refined(
+        self,
+        latents: Latents,
+        image: UInt8[np.ndarray, "h w c"],
+        refinement: Refinement,
+        watch: Watch,
+    ) -> Latents:
+        self.check_refinable()
+        with torch.inference_mode(False):
+            free = None
+            if refinement.steps:
+                with torch.random.fork_rng(devices=[]):  # a model is built with numbers at random
+                    free = self.thaw().requires_grad_(False).to(self._device)
+            x = image_to_tensor(image)[:, : image.shape[2]].clone()
+        networks = Networks(self._model, free, self._device)
+        return refine(networks, latents, x, refinement, self.lmbda, watch)
 
     @torch.inference_mode()
     def _picture(

@@ -80,7 +80,7 @@ COLDEST = 1e-8
 _CLOSEST = 1 - 1e-5
 
 
-def atanh_logit(fraction: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def atanh_score(fraction: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return `atanh(r) - atanh(1 - r)` of a fraction in [0, 1]: how much nearer 1 is than 0."""
     return fraction.clamp_max(_CLOSEST).atanh() - (1 - fraction).clamp_max(_CLOSEST).atanh()
 
@@ -302,6 +302,6 @@ class StochasticRounding:
         """Return an integer next to the residual; its gradient is the identity's."""
         assert noise is not None
         held = residual.detach()
-        up = (atanh_logit(held - held.floor()) / max(self.temperature, COLDEST)).sigmoid()
+        up = (atanh_score(held - held.floor()) / max(self.temperature, COLDEST)).sigmoid()
         rounded = held.floor() + (noise + 0.5 < up)
         return residual + (rounded - held)
