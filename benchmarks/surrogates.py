@@ -12,6 +12,9 @@ An arm is a surrogate of the table, then changes to its settings, as in
 `sua,temperature_end=0.25`; `,model.` changes the model's settings, as in
 `mixed,model.scale_bound=0.05`. What is done is skipped, what was cut short goes on from its
 checkpoint. In the results: one JSON file an arm, with its curve.
+
+With --speed nothing is trained to an end: steps of all surrogates alternate, and steps.json tells
+the time of each as a ratio to additive noise, median over the rounds.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -28,8 +32,14 @@ import numpy as np
 import torch
 
 from lictor.codecs.learned import Codec
+from lictor.data.folder import open_image_folder
 from lictor.data.images import load_image
 from lictor.files import write_file
+from lictor.layers.quantize.catalogue import SURROGATES
+from lictor.models.zoo import MODELS
+from lictor.runtime import Runtime
+from lictor.training.loop import train_step
+from lictor.training.rate_distortion import codec_task
 from lictor.training.recipe import RunConfig, config_from_dict, config_to_dict
 from lictor.training.run import METRICS, load_run, run
 
@@ -130,6 +140,32 @@ def train_arm(config: RunConfig, folder: Path, result: Path, args: argparse.Name
     )
 
 
+def speed(network: str, args: argparse.Namespace) -> dict[str, float]:
+    """Return the time of a training step with each surrogate over that with additive noise."""
+    tasks: dict[str, Any] = {}
+    for name in SURROGATES:
+        config = arm_config(network, name, args.lmbdas[0], 0, args)
+        torch.manual_seed(0)
+        model = MODELS[network].make(config.model.settings).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=True)
+        folder = open_image_folder(args.kodak, cache_bytes=2**28)
+        tasks[name] = (codec_task(config, model, folder, folder, Runtime()), optimizer)
+    pieces = {name: task.batch(0) for name, (task, _) in tasks.items()}
+    ratios: dict[str, list[float]] = {name: [] for name in tasks}
+    for round_ in range(args.rounds + 1):
+        seconds: dict[str, float] = {}
+        for name, (task, optimizer) in tasks.items():
+            begin = time.process_time()
+            for step in range(4):
+                # In the middle of the way, where annealed ones are neither noise nor rounding.
+                train_step(task, pieces[name], step=step, optimizer=optimizer, progress=0.85)
+            seconds[name] = time.process_time() - begin
+        if round_:  # the first one warms up
+            for name, value in seconds.items():
+                ratios[name].append(value / seconds["noise"])
+    return {name: round(statistics.median(values), 3) for name, values in ratios.items()}
+
+
 def main() -> int:
     """Train what is asked for and is not done yet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -145,8 +181,15 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.0, help="in place of the network's own")
+    parser.add_argument("--speed", action="store_true", help="measure steps, train nothing")
+    parser.add_argument("--rounds", type=int, default=15, help="with --speed: rounds of all")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.speed:
+        told = {network: speed(network, args) for network in args.networks}
+        write_file(args.results / "steps.json", (json.dumps(told, indent=1) + "\n").encode())
+        print(json.dumps(told, indent=1))
+        return 0
     order = itertools.product(args.seeds, args.lmbdas, args.arms, args.networks)
     for seed, lmbda, arm, network in order:
         name = f"{network}-{lmbda:g}-{arm}-{seed}"

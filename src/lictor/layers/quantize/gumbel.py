@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lictor.layers.quantize.noise import Draw
-from lictor.layers.quantize.paths import COLDEST, atanh_score, check_temperature
+from lictor.layers.quantize.paths import COLDEST, atanh_score, check_temperature, choice
 
 # How near to 0 and 1 a uniform number may come before its logit is taken, in float32.
 _NEAREST = 2.0**-24
@@ -95,7 +95,7 @@ class GumbelAnnealing:
         below = residual.detach().floor()
         fraction = residual - below
         logit = self.score(fraction.clamp(_CLOSEST, 1 - _CLOSEST)) / cold
-        soft = below + ((logit + logistic(noise)) / cold).sigmoid()
+        soft = below + choice((logit + logistic(noise)) / cold)
         return torch.where(fraction.detach() == 0, below, soft)
 
 

@@ -78,11 +78,22 @@ def check_temperature(temperature: float, least: float = 0.0, most: float = 1.0)
 COLDEST = 1e-8
 # The closest that a fraction comes to 1 before its atanh is taken.
 _CLOSEST = 1 - 1e-5
+# From here on a sigmoid is 0 or 1 to the last bit of float64.
+_DECIDED = 37.0
 
 
 def atanh_score(fraction: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return `atanh(r) - atanh(1 - r)` of a fraction in [0, 1]: how much nearer 1 is than 0."""
     return fraction.clamp_max(_CLOSEST).atanh() - (1 - fraction).clamp_max(_CLOSEST).atanh()
+
+
+def choice(logit: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return the sigmoid, flat where it is 0 or 1 to the last bit.
+
+    Its slope there would be a number too small for float32 to hold well, and a convolution takes
+    many times as long with such numbers.
+    """
+    return logit.clamp(-_DECIDED, _DECIDED).sigmoid()
 
 
 @dataclass(frozen=True)
@@ -302,6 +313,6 @@ class StochasticRounding:
         """Return an integer next to the residual; its gradient is the identity's."""
         assert noise is not None
         held = residual.detach()
-        up = (atanh_score(held - held.floor()) / max(self.temperature, COLDEST)).sigmoid()
+        up = choice(atanh_score(held - held.floor()) / max(self.temperature, COLDEST))
         rounded = held.floor() + (noise + 0.5 < up)
         return residual + (rounded - held)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lictor.layers.quantize.noise import Draw
-from lictor.layers.quantize.paths import COLDEST, atanh_score, check_temperature
+from lictor.layers.quantize.paths import COLDEST, atanh_score, check_temperature, choice
 
 # Softer than this a soft round is the identity, to the last bit of float32.
 _IDENTITY = 1e-3
@@ -273,4 +273,4 @@ class DeterministicAnnealing:
         """Return a value between the two integers around."""
         del noise
         below = residual.detach().floor()
-        return below + (atanh_score(residual - below) / max(self.temperature, COLDEST)).sigmoid()
+        return below + choice(atanh_score(residual - below) / max(self.temperature, COLDEST))
