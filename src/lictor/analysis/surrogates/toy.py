@@ -125,8 +125,9 @@ class _MixturePrior(nn.Module):
     def __init__(self, replicas: int):
         super().__init__()
         shape = (replicas, 1, 2, _COMPONENTS)
-        self.places = nn.Parameter(torch.linspace(-2, 2, _COMPONENTS).expand(shape).clone())
-        self.log_scales = nn.Parameter(torch.zeros(shape))
+        # Wide at first: a prior that is too narrow keeps an analysis from spreading its latents.
+        self.places = nn.Parameter(torch.linspace(-4, 4, _COMPONENTS).expand(shape).clone())
+        self.log_scales = nn.Parameter(torch.ones(shape))
         self.logits = nn.Parameter(torch.zeros(shape))
 
     def residual(self, latent: Tensor, params: tuple[Tensor, ...]) -> Tensor:
@@ -179,7 +180,7 @@ def train_toy(surrogate: Surrogate, settings: ToySettings, *, seed: int) -> ToyR
     """Train replicas of a toy codec with a surrogate and test them with rounding."""
     generator = torch.Generator().manual_seed(seed)
     codec = ToyCodec(settings.replicas, settings.hidden, generator)
-    optimizer = torch.optim.Adam(codec.parameters(), 2e-3)
+    optimizer = torch.optim.Adam(codec.parameters(), 2e-3, fused=True)
     last = max(1, settings.steps // 16)
     train = torch.zeros(settings.replicas)
     for step in range(settings.steps):
