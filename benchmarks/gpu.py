@@ -45,7 +45,7 @@ from lictor.data.crops import Crops
 from lictor.data.folder import ImageFolder, open_image_folder
 from lictor.data.prefetch import Prefetcher
 from lictor.evaluation.provenance import cpu_name, versions
-from lictor.layers.quantize.surrogate import mixed, straight_through
+from lictor.layers.quantize.catalogue import mixed, straight_through
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import MODELS
 from lictor.optim.factory import OPTIMIZERS

@@ -34,7 +34,7 @@ import torch
 from lictor.data.crops import Crops
 from lictor.data.folder import ImageFolder
 from lictor.evaluation.provenance import cpu_name, versions
-from lictor.layers.quantize.surrogate import noise
+from lictor.layers.quantize.catalogue import noise
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import build_model
 from lictor.optim import SOAP

@@ -48,7 +48,7 @@ Step = Callable[[], object]
 def lictor_step(args: argparse.Namespace, precision: str) -> Step:
     from lictor.data.crops import Crops
     from lictor.data.folder import ImageFolder
-    from lictor.layers.quantize.surrogate import noise
+    from lictor.layers.quantize.catalogue import noise
     from lictor.models.hyperprior import MeanScaleHyperpriorModel
     from lictor.optim.factory import OPTIMIZERS
     from lictor.runtime import Runtime

@@ -109,10 +109,11 @@ class RateCoder:
         params = tuple(p.float() for p in params)
         if self._surrogate is None:
             for_rate = _as_decoded(prior.residual(latent.float(), params).round())
-            quantized = prior.restore(for_rate, params)
+            quantized, each = prior.restore(for_rate, params), prior.bits(for_rate, params)
         else:
-            quantized, for_rate = self._surrogate(latent.float(), prior, params, self._draw(name))
-        bits = prior.bits(for_rate, params).sum((1, 2, 3))
+            draw = self._draw(name)
+            quantized, each = self._surrogate.charge(latent.float(), prior, params, draw)
+        bits = each.sum((1, 2, 3))
         self.bits[name] = self.bits[name] + bits if name in self.bits else bits
         return quantized
 

@@ -118,7 +118,9 @@ def _choices(cls: type) -> Iterator[tuple[str, Mapping[str, Choice[Any]], str, s
 def pick(table: Mapping[str, Choice[Any]], name: str, kind: str) -> Choice[Any]:
     """Return a line of a table; raises `ConfigError` on an unknown name, with those that exist."""
     if name not in table:
-        raise ConfigError(f"unknown {kind} {name!r}: choose one of {', '.join(table)}")
+        close = difflib.get_close_matches(str(name), table, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(f"unknown {kind} {name!r}: {hint}choose one of {', '.join(table)}")
     return table[name]
 
 

@@ -17,8 +17,8 @@ from lictor.coding.stream import choose_lanes, overhead_bytes
 from lictor.coding.tables import TOTAL
 from lictor.errors import BitstreamError, DataError
 from lictor.layers.entropy_network import EntropyNetwork
+from lictor.layers.quantize.catalogue import SURROGATES, mixed
 from lictor.layers.quantize.noise import Noise
-from lictor.layers.quantize.surrogate import SURROGATES, mixed
 from lictor.models.base import AbstractCodecModel
 from lictor.models.zoo import MODELS, build_model
 from lictor.ops import crop, pad_to_multiple

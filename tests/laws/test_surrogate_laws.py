@@ -7,12 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lictor.coders import RateCoder
+from lictor.layers.quantize.catalogue import SURROGATES, noise
 from lictor.layers.quantize.noise import Noise
 from lictor.layers.quantize.paths import Path
-from lictor.layers.quantize.surrogate import SURROGATES, Surrogate, noise
+from lictor.layers.quantize.surrogate import Surrogate
 from lictor.priors.conditional import GaussianPrior
 
 EVERY = pytest.mark.parametrize("name", SURROGATES)
+
+
+def _resolves(name: str) -> bool:
+    return any(getattr(p, "resolves_bins", False) for p in vars(SURROGATES[name]()).values())
+
+
+SOFT = [name for name in SURROGATES if _resolves(name)]
+FLAT = [name for name in SURROGATES if name not in SOFT]
+# Rounding that chance decides goes up to a whole step, and is not the latent on average.
+LEAPING = ["stochastic-annealed"]
 
 
 class Plain:
@@ -38,29 +49,31 @@ def take(name: str, residual: torch.Tensor, generator: torch.Generator):
 
 
 @EVERY
-@given(st.lists(st.integers(0, 5), max_size=4), st.integers(0, 2**32))
-def test_shape_and_dtype_stay_and_nothing_moves_by_more_than_half(name, shape, seed):
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.integers(0, 2**32))
+def test_shape_and_dtype_stay_and_nothing_moves_far(name, shape, seed):
     residual = 20 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     for path in take(name, residual, torch.Generator().manual_seed(seed)):
         assert path.shape == residual.shape
         assert path.dtype == residual.dtype
-        # Half, and the spacing of floats near 60.
-        assert ((path - residual).abs() <= 0.5 + 4e-6).all()
+        # Half a step, a whole one by chance; and the spacing of floats near 60.
+        most = 1.0 if name in (*SOFT, *LEAPING) else 0.5
+        assert ((path - residual).abs() <= most + 4e-6).all()
 
 
-@EVERY
+@pytest.mark.parametrize("name", FLAT)
 def test_the_gradient_of_both_paths_is_that_of_the_identity(name):
     weights = torch.randn(50)
     for path in (0, 1):
         residual = torch.randn(50, requires_grad=True)
         out = take(name, residual, torch.Generator().manual_seed(1))[path]
         (out * weights).sum().backward()
-        assert torch.equal(residual.grad, weights)
+        # That of dsq is so to three digits only.
+        assert torch.allclose(residual.grad, weights, rtol=2e-3 if name == "dsq" else 0, atol=0)
 
 
-@EVERY
+@pytest.mark.parametrize("name", [name for name in FLAT if name not in LEAPING])
 def test_noise_averages_to_the_residual_or_the_path_is_rounding(name):
-    residual = torch.linspace(-2, 2, 17)
+    residual = torch.linspace(-2, 2, 17).unsqueeze(1)  # each in a picture of its own
     generator = torch.Generator().manual_seed(0)
     draws = [take(name, residual, generator) for _ in range(4000)]
     for path in zip(*draws, strict=True):
@@ -90,7 +103,13 @@ def test_it_is_a_value_of_two_paths(name):
     assert isinstance(surrogate.synthesis, Path)
     assert isinstance(surrogate.rate, Path)
     assert surrogate == SURROGATES[name]()
-    assert surrogate.at(0.5) == surrogate
+    if surrogate.temperature is None:
+        assert surrogate.at(0.5) == surrogate
+    else:
+        moment = surrogate.at(0.5)
+        assert moment.at(0.9) == moment
+        assert type(moment.synthesis) is type(surrogate.synthesis)
+        assert moment.mean_gradient == surrogate.mean_gradient
 
 
 def _mean_bits(residual: torch.Tensor, scale: float, surrogate: Surrogate | None) -> float:

@@ -6,17 +6,11 @@ import pytest
 import torch
 
 from lictor.errors import ConfigError
+from lictor.layers.quantize.catalogue import SURROGATES, mixed, noise, straight_through
 from lictor.layers.quantize.noise import Draw
 from lictor.layers.quantize.paths import AdditiveNoise, AnnealedDither, StraightThrough
 from lictor.layers.quantize.schedule import LinearTemperature
-from lictor.layers.quantize.surrogate import (
-    MEAN_GRADIENTS,
-    SURROGATES,
-    Surrogate,
-    mixed,
-    noise,
-    straight_through,
-)
+from lictor.layers.quantize.surrogate import MEAN_GRADIENTS, Surrogate
 from lictor.priors.conditional import GaussianPrior
 from lictor.priors.factorized import FactorizedPrior
 

@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import combined, photo_tensor, tiny_model
 from lictor.errors import ConfigError, DataError, LictorError
+from lictor.layers.quantize.catalogue import mixed
 from lictor.layers.quantize.noise import Noise
-from lictor.layers.quantize.surrogate import mixed
 from lictor.models.zoo import MODELS
 from lictor.optim.factory import OPTIMIZERS
 from lictor.training import loop

@@ -12,8 +12,8 @@ from torch import nn
 
 from conftest import combined, photo_tensor, tiny_model
 from lictor.errors import CheckpointError, ConfigError
+from lictor.layers.quantize.catalogue import mixed
 from lictor.layers.quantize.noise import Noise
-from lictor.layers.quantize.surrogate import mixed
 from lictor.models.zoo import MODELS
 from lictor.optim.factory import OPTIMIZERS
 from lictor.optim.precondition import precondition

@@ -9,7 +9,7 @@ import torch
 from conftest import tiny_model
 from lictor.data.crops import Crops
 from lictor.errors import ConfigError
-from lictor.layers.quantize.surrogate import SURROGATES, mixed
+from lictor.layers.quantize.catalogue import SURROGATES, mixed
 from lictor.runtime import Runtime
 from lictor.training.rate_distortion import RateDistortionTask
 

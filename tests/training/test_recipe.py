@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lictor.config import write
 from lictor.errors import ConfigError
-from lictor.layers.quantize.surrogate import SURROGATES
+from lictor.layers.quantize.catalogue import SURROGATES
 from lictor.models.zoo import MODELS, build_model
 from lictor.optim.factory import OPTIMIZERS
 from lictor.training.phases import Phase, check_shares, phase_at

@@ -17,8 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lictor.errors import ConfigError
+from lictor.layers.quantize.catalogue import mixed
 from lictor.layers.quantize.noise import Noise
-from lictor.layers.quantize.surrogate import Surrogate, mixed
+from lictor.layers.quantize.surrogate import Surrogate
 from lictor.models.base import AbstractCodecModel, Output
 from lictor.ops import round_ste
 from lictor.ptq.fake_quant import along, code_range

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lictor.config import POSITIVE, Rule, Settings, one_of, option
 from lictor.errors import ConfigError
-from lictor.layers.quantize.surrogate import SURROGATES
+from lictor.layers.quantize.catalogue import SURROGATES
 
 # The shares of all phases may be off by this much in sum.
 _TOLERANCE = 1e-6

@@ -12,8 +12,9 @@ from lictor.data.crops import Crops, to_unit_range
 from lictor.data.folder import ImageFolder
 from lictor.data.images import image_to_tensor
 from lictor.errors import ConfigError
+from lictor.layers.quantize.catalogue import SURROGATES
 from lictor.layers.quantize.noise import Noise, NotedDraws
-from lictor.layers.quantize.surrogate import SURROGATES, Surrogate
+from lictor.layers.quantize.surrogate import Surrogate
 from lictor.metrics import psnr_of_mse
 from lictor.models.base import AbstractCodecModel
 from lictor.runtime import Runtime

@@ -29,7 +29,7 @@ from lictor.config import (
     write,
 )
 from lictor.errors import ConfigError
-from lictor.layers.quantize.surrogate import SURROGATES
+from lictor.layers.quantize.catalogue import SURROGATES
 from lictor.models.zoo import MODELS
 from lictor.optim.factory import OPTIMIZERS
 from lictor.runtime import PRECISIONS

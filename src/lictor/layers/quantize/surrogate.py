@@ -12,13 +12,14 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from lictor.config import Choice, Settings, one_of, option
 from lictor.errors import ConfigError
 from lictor.layers.quantize.noise import Draw, draw_anew
-from lictor.layers.quantize.paths import AdditiveNoise, Path, StraightThrough
+from lictor.layers.quantize.paths import ChargingPath, Identity, Path, ResolvingPath
 
 Params = tuple[Tensor, ...]
 MEAN_GRADIENTS = ("none", "recon", "full")
+# A schedule is looked at in so many steps before a run begins.
+_MOMENTS = 100
 
 
 @runtime_checkable
@@ -38,6 +39,15 @@ class Centered(Protocol):
         ...
 
 
+@runtime_checkable
+class Charging(Centered, Protocol):
+    """What charging the rate asks of a prior besides."""
+
+    def bits(self, residual: Tensor, params: Params) -> Tensor:
+        """Return the cost in bits of each residual."""
+        ...
+
+
 @dataclass(frozen=True)
 class Surrogate:
     """A pair of stand-ins for rounding; equal paths share one draw of noise.
@@ -53,14 +63,19 @@ class Surrogate:
             the abstract was seen.
         temperature: of both paths, as a function of progress in [0, 1]; None to leave them as they
             are. It is put into every path that has a field `temperature`.
+        force: allow a pair that leaks.
 
-    Raises `ConfigError` on another `mean_gradient`, and on a temperature that no path has.
+    Raises `ConfigError` on another `mean_gradient`, on a temperature that no path has or that is
+    out of its range, and on a pair that leaks: whose synthesis may see where in its bin a latent
+    lies (`ResolvingPath`) while the rate, with noise of its own, is not charged for that. A network
+    learns to hide information there, and the loss of training falls far below that of rounding.
     """
 
     synthesis: Path
     rate: Path
     mean_gradient: str = "none"
     temperature: Callable[[float], float] | None = None
+    force: bool = False
 
     def __post_init__(self) -> None:
         if self.mean_gradient not in MEAN_GRADIENTS:
@@ -71,15 +86,26 @@ class Surrogate:
             _has_temperature(self.synthesis) or _has_temperature(self.rate)
         ):
             raise ConfigError("a surrogate without a path that has a temperature takes none")
+        for moment in range(_MOMENTS + 1 if self.temperature is not None else 1):
+            pair = self._paths(
+                moment / _MOMENTS
+            )  # a path refuses a temperature that it cannot have
+            if not self.force:
+                _check_leak(*pair)
+
+    def _paths(self, progress: float) -> tuple[Path, Path]:
+        if self.temperature is None:
+            return self.synthesis, self.rate
+        value = self.temperature(progress)
+        return _tempered(self.synthesis, value), _tempered(self.rate, value)
 
     def at(self, progress: float) -> "Surrogate":
         """Return the surrogate for a point of the run: its paths have the temperature of then."""
         if self.temperature is None:
             return self
-        value = self.temperature(progress)
-        return dataclasses.replace(
-            self, synthesis=_tempered(self.synthesis, value), rate=_tempered(self.rate, value)
-        )
+        synthesis, rate = self._paths(progress)
+        # Checked once, for the whole run.
+        return Surrogate(synthesis, rate, self.mean_gradient, force=True)
 
     def __call__(
         self,
@@ -92,20 +118,67 @@ class Surrogate:
 
         `draw` gives U(-1/2, 1/2) noise; from torch's own generator if not given.
         """
+        residual, noise, rate_noise = self._drawn(latent, prior, params, draw)
+        for_rate = self.rate(residual, rate_noise)
+        return self._for_synthesis(latent, prior, params, noise, for_rate), for_rate
+
+    def charge(
+        self,
+        latent: Float[Tensor, "*shape"],
+        prior: Charging,
+        params: Params,
+        draw: Draw = draw_anew,
+    ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+        """Return the latent for the synthesis, and what each element costs in bits."""
+        if not isinstance(self.rate, ChargingPath):
+            quantized, for_rate = self(latent, prior, params, draw)
+            return quantized, prior.bits(for_rate, params)
+        residual, noise, rate_noise = self._drawn(latent, prior, params, draw)
+        bits = self.rate.charge(residual, rate_noise, lambda values: prior.bits(values, params))
+        for_rate = self.rate(residual, rate_noise)
+        return self._for_synthesis(latent, prior, params, noise, for_rate), bits
+
+    def _drawn(
+        self, latent: Tensor, prior: Centered, params: Params, draw: Draw
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the residual, and the noise of both paths: one for both if they are equal."""
         residual = prior.residual(latent, params)
         noise = self.synthesis.noise(residual, draw)
-        rate_noise = noise if self.rate == self.synthesis else self.rate.noise(residual, draw)
-        for_rate = self.rate(residual, rate_noise)
+        shared = self.rate == self.synthesis
+        return residual, noise, noise if shared else self.rate.noise(residual, draw)
 
+    def _for_synthesis(
+        self,
+        latent: Tensor,
+        prior: Centered,
+        params: Params,
+        noise: Tensor | None,
+        for_rate: Tensor,
+    ) -> Tensor:
+        """Return the latent for the synthesis, with the gradient that its mean gets."""
         if self.mean_gradient != "full":
             held = prior.held(params)
             quantized = self.synthesis(prior.residual(latent, held), noise)
-            return prior.restore(
-                quantized, held if self.mean_gradient == "none" else params
-            ), for_rate
-        shared = self.rate == self.synthesis
-        quantized = for_rate if shared else self.synthesis(residual, noise)
-        return prior.restore(quantized, params), for_rate
+            return prior.restore(quantized, held if self.mean_gradient == "none" else params)
+        if self.rate == self.synthesis:
+            return prior.restore(for_rate, params)
+        return prior.restore(self.synthesis(prior.residual(latent, params), noise), params)
+
+
+def _check_leak(synthesis: Path, rate: Path) -> None:
+    """Raise `ConfigError` when the synthesis may see more than the rate is charged for."""
+    pair = f"{type(synthesis).__name__} for the synthesis, {type(rate).__name__} for the rate"
+    if isinstance(rate, Identity):
+        raise ConfigError(
+            f"{pair}: the rate of what is not quantized bounds nothing; "
+            "force it to train with it all the same"
+        )
+    if rate != synthesis and isinstance(synthesis, ResolvingPath) and synthesis.resolves_bins:
+        raise ConfigError(
+            f"{pair}: this pair leaks: the synthesis sees where in its bin a latent lies, and the "
+            "rate is charged for another sample; use one path for both, or for the synthesis one "
+            "with the gradient of the identity (straight-through, sua), or force it"
+        )
 
 
 def _has_temperature(path: Path) -> bool:
@@ -118,33 +191,3 @@ def _tempered(path: Path, temperature: float) -> Path:
         return path
     assert dataclasses.is_dataclass(path)
     return dataclasses.replace(path, temperature=temperature)
-
-
-@dataclass(frozen=True)
-class SurrogateSettings(Settings):
-    """What all surrogates here have."""
-
-    mean_gradient: str = option("none", one_of(*MEAN_GRADIENTS))
-    """What the distortion tells the means: none, recon (a level of reconstruction), full."""
-
-
-def noise(mean_gradient: str = SurrogateSettings.mean_gradient) -> Surrogate:
-    """Add noise for both uses, one draw for both (Balle et al. 2017, section 3)."""
-    return Surrogate(AdditiveNoise(), AdditiveNoise(), mean_gradient)
-
-
-def straight_through(mean_gradient: str = SurrogateSettings.mean_gradient) -> Surrogate:
-    """Round for both uses (Theis et al. 2017)."""
-    return Surrogate(StraightThrough(), StraightThrough(), mean_gradient)
-
-
-def mixed(mean_gradient: str = SurrogateSettings.mean_gradient) -> Surrogate:
-    """Round for the synthesis, add noise for the rate (Minnen & Singh 2020, section 3.3)."""
-    return Surrogate(StraightThrough(), AdditiveNoise(), mean_gradient)
-
-
-SURROGATES: dict[str, Choice[Surrogate]] = {
-    "noise": Choice(noise, SurrogateSettings),
-    "straight-through": Choice(straight_through, SurrogateSettings),
-    "mixed": Choice(mixed, SurrogateSettings),
-}
