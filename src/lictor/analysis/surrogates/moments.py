@@ -6,10 +6,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lictor.analysis.surrogates.risk import sampled, uniform_draw
+from lictor.analysis.surrogates.risk import uniform_draw
+from lictor.layers.quantize.noise import Draw
 from lictor.layers.quantize.paths import Path
 
 _CHUNK = 2**17
+
+
+def sampled(
+    path: Path, y: Float[Tensor, " n"], draw: Draw
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Return a path's value `v` and its jacobian `dv/dy` at each `y`, each with noise of its own.
+
+    Each value is a picture of its own to the path: one that shares noise within a picture shares
+    none here.
+    """
+    y = y.detach().reshape(-1, 1, 1, 1).requires_grad_()
+    with torch.enable_grad():
+        v = path(y, path.noise(y.detach(), draw))
+        (jacobian,) = torch.autograd.grad(v.sum(), y)
+    return v.detach().flatten(), jacobian.flatten()
 
 
 @dataclass(frozen=True)

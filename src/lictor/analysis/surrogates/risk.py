@@ -23,7 +23,7 @@ from torch import Tensor
 from lictor.analysis.surrogates.rate import gaussian_log_bits
 from lictor.errors import ConfigError
 from lictor.layers.quantize.noise import Draw
-from lictor.layers.quantize.paths import Path
+from lictor.layers.quantize.paths import ChargingPath, Path
 
 _INVERSE_ROOT = 1 / math.sqrt(2 * math.pi)
 # Samples that are worked on at once: what fits a cache, whatever a path keeps for its gradient.
@@ -76,21 +76,6 @@ def uniform_draw(generator: torch.Generator) -> Draw:
     return draw
 
 
-def sampled(
-    path: Path, y: Float[Tensor, " n"], draw: Draw
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Return a path's value `v` and its jacobian `dv/dy` at each `y`, each with noise of its own.
-
-    Each value is a picture of its own to the path: one that shares noise within a picture shares
-    none here.
-    """
-    y = y.detach().reshape(-1, 1, 1, 1).requires_grad_()
-    with torch.enable_grad():
-        v = path(y, path.noise(y.detach(), draw))
-        (jacobian,) = torch.autograd.grad(v.sum(), y)
-    return v.detach().flatten(), jacobian.flatten()
-
-
 def true_gradient(
     loss: PointLoss, theta: Float[Tensor, " t"], spread: float
 ) -> Float[Tensor, " t"]:
@@ -139,30 +124,28 @@ class Risk:
         return self.relative_bias + self.relative_variance / batch
 
 
-# Gives value and gradient of a loss at each y: a path through which a loss is taken, mostly.
+# Gives value and gradient of a loss at each y.
 Estimator = Callable[[PointLoss, Tensor, Draw], tuple[Tensor, Tensor]]
 
 
 def through(path: Path) -> Estimator:
-    """Return the estimator that training has: the loss of the path's value, differentiated."""
+    """Return the estimator that training has: the loss of the path's value, differentiated.
+
+    A path that charges the rate in a way of its own does so with any loss here.
+    """
 
     def estimate(loss: PointLoss, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        v, jacobian = sampled(path, y, draw)
-        v.requires_grad_()
+        y = y.detach().reshape(-1, 1, 1, 1).requires_grad_()
         with torch.enable_grad():
-            value = loss(v)
-            (slope,) = torch.autograd.grad(value.sum(), v)
-        return value.detach(), slope * jacobian
+            noise = path.noise(y.detach(), draw)
+            if isinstance(path, ChargingPath):
+                value = path.charge(y, noise, loss)
+            else:
+                value = loss(path(y, noise))
+            (gradient,) = torch.autograd.grad(value.sum(), y)
+        return value.detach().flatten(), gradient.flatten()
 
     return estimate
-
-
-def expected_noise(loss: PointLoss, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-    """Estimate as additive noise does, with the exact mean of its gradient over the noise.
-
-    For a loss that is taken element by element the mean is `loss(y + 1/2) - loss(y - 1/2)`.
-    """
-    return loss(y + draw(y)), loss(y + 0.5) - loss(y - 0.5)
 
 
 def thetas(count: int = 20, period: float = 1.0) -> Float[Tensor, " t"]:
@@ -182,7 +165,7 @@ def gradient_risk(
     """Measure mismatch, bias and variance of an estimator by simulation.
 
     Args:
-        estimator: `through(path)`, or `expected_noise`.
+        estimator: `through(path)` for what training does.
         loss: taken of the quantized value.
         spread: standard deviation of the latent, in steps of the quantizer; positive.
         places: means of the latent, float64; results are averages over them.
