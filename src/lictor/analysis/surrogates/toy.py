@@ -133,9 +133,8 @@ class _MixturePrior(nn.Module):
     def __init__(self, replicas: int):
         super().__init__()
         shape = (replicas, 1, 2, _COMPONENTS)
-        # Wide at first: a prior that is too narrow keeps an analysis from spreading its latents.
-        self.places = nn.Parameter(torch.linspace(-4, 4, _COMPONENTS).expand(shape).clone())
-        self.log_scales = nn.Parameter(torch.ones(shape))
+        self.places = nn.Parameter(torch.linspace(-1, 1, _COMPONENTS).expand(shape).clone())
+        self.log_scales = nn.Parameter(torch.full(shape, 0.5))
         self.logits = nn.Parameter(torch.zeros(shape))
 
     def residual(self, latent: Tensor, params: tuple[Tensor, ...]) -> Tensor:
