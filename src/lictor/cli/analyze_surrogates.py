@@ -69,20 +69,23 @@ def surrogates(
     targets = output_files(out, _OUTPUTS, force=force)
     tables: dict[str, Table] = {}
     for table in follow(all_tables(settings), num_tables(settings), "measuring"):
+        if tables and table.name not in tables:
+            _draw(targets, tables)
         tables[table.name] = table
         write_file(targets[f"{table.name}.csv"], table_to_csv(table).encode())
-        _draw(targets, table, tables)
+    _draw(targets, tables)
     write_file(targets["surrogates.json"], tables_to_json(settings, list(tables.values())).encode())
     _show([table for name, table in tables.items() if name not in _NOT_SHOWN])
     say(f"{out}  {', '.join(_OUTPUTS)}")
     return 0
 
 
-def _draw(targets: Mapping[str, Path], table: "Table", tables: "Mapping[str, Table]") -> None:
-    """Draw what a new table shows."""
+def _draw(targets: Mapping[str, Path], tables: "Mapping[str, Table]") -> None:
+    """Draw what the last table shows."""
     from lictor.analysis.surrogates.tables import SPREADS_OF_RISK
     from lictor.reporting import surrogate_charts as charts
 
+    table = list(tables.values())[-1]
     match table.name:
         case "curves":
             charts.save_curve_chart(targets["curves.png"], table)

@@ -116,6 +116,9 @@ def _over_temperature(axes: Any, table: Table, key: str, least: float, **where: 
     for number, name in enumerate(_names(table)):
         rows = _of(table, path=name, **where)
         t, values = _numbers(rows, "temperature"), np.maximum(_numbers(rows, key), least)
+        if f"error of {key}" in rows[0]:
+            doubt = 2 * _numbers(rows, f"error of {key}")
+            values[(values < doubt) & (doubt > least)] = np.nan
         if np.isnan(t).all():
             axes.axhline(values[0], label=name, linestyle="--", **_look(number))
         else:
@@ -172,7 +175,7 @@ def _risk_figure(risk: Table, spread: float) -> Any:
         row[0].set_ylabel(f"{decoder} decoder\nshare of the squared gradient")
     title = (
         f"gradient of the distortion, latents of standard deviation {spread:g}"
-        f"   (below {_LEAST_BIAS:g}: drawn there; dashed: no temperature)"
+        f"   (bias: left out where simulation cannot tell it from 0; dashed: no temperature)"
     )
     _legend(figure, panels[0, 0], title)
     return figure

@@ -102,12 +102,14 @@ class Risk:
             path is as often below 0 as above.
         variance: of the gradient of a single sample.
         scale: mean square of the true gradient, what the two before are to be compared with.
+        bias_error: standard error of `squared_bias`.
     """
 
     mismatch: float
     squared_bias: float
     variance: float
     scale: float
+    bias_error: float
 
     @property
     def relative_bias(self) -> float:
@@ -184,12 +186,15 @@ def gradient_risk(
     gaps, means, variances = (
         torch.tensor(column, dtype=torch.float64) for column in zip(*sums, strict=True)
     )
-    squares = (means - truth).square() - variances / samples
+    noise = variances / samples
+    squares = (means - truth).square() - noise
+    errors = 2 * noise.square() + 4 * squares.clamp_min(0) * noise
     return Risk(
         float(gaps.mean()),
         float(squares.mean()),
         float(variances.mean()),
         float(truth.square().mean()),
+        float(errors.sum().sqrt()) / len(places),
     )
 
 

@@ -180,6 +180,7 @@ def _risks(settings: Settings) -> Iterator[Table]:
                             "spread": spread,
                             "mismatch": found.mismatch,
                             "bias^2": found.relative_bias,
+                            "error of bias^2": found.bias_error / found.scale,
                             "variance": found.relative_variance,
                             **{f"risk of {n}": found.relative_risk(n) for n in BATCHES},
                             "rms gradient": found.scale**0.5,
