@@ -216,7 +216,7 @@ def _gap_figure(rates: Table) -> Any:
     _log_ticks(axes.xaxis)
     axes.set(xlabel=r"standard deviation $\sigma$ of latent and prior", ylabel="bits a latent")
     axes.set_ylim(bottom=-0.05)
-    axes.legend(loc="upper left", bbox_to_anchor=(0.01, 0.9))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
@@ -247,8 +247,9 @@ def _bound_figure(bounds: Table) -> Any:
     axes.set_ylim(-7, 12)
     axes.set_xlabel(r"lower bound $\sigma_b$ of the scale")
     axes.set_ylabel("rate with rounding, % of that without a bound")
-    axes.set_title("latents of 26 spreads, 0.01 to 1.5, under the scales that are best with noise")
-    axes.legend(loc="upper left", title="distribution of a latent")
+    title = "latents of 26 spreads, 0.01 to 1.5, under the scales that are best with noise"
+    lines = axes.get_legend_handles_labels()
+    figure.legend(*lines, loc="outside upper center", ncols=2, title=title)
     return figure
 
 
@@ -257,10 +258,11 @@ def _toy_figure(annealing: Table, pairs: Table) -> Any:
     axes = figure.subplots()
     rows = annealing.rows
     ends = _numbers(rows, "tau_end")
-    axes.plot(ends, _numbers(rows, "J train"), "o-", color=_TRAIN, label="sua: J train")
+    axes.plot(ends, _numbers(rows, "J train"), "o-", ms=4, color=_TRAIN, label="sua: J train")
     axes.errorbar(
         *(ends, _numbers(rows, "J test"), np.nan_to_num(_numbers(rows, "between replicas"))),
         fmt="s-",
+        ms=4,
         color=_TEST,
         capsize=2.5,
         label="sua: J test, and deviation between replicas",

@@ -14,7 +14,6 @@ seen: definitions, losses and figures are not the paper's.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -30,12 +29,8 @@ _INVERSE_ROOT = 1 / math.sqrt(2 * math.pi)
 _CHUNK = 2**17
 
 
-class PointLoss(Protocol):
-    """A loss of a single quantized value, differentiable, elementwise."""
-
-    def __call__(self, value: Float[Tensor, "*shape"], /) -> Float[Tensor, "*shape"]:
-        """Return the loss of each value."""
-        ...
+# A loss of single quantized values, differentiable, element by element.
+PointLoss = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
