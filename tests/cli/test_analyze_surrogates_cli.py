@@ -79,6 +79,7 @@ def test_an_interrupt_leaves_what_is_finished(lictor, tmp_path, monkeypatch):
     assert not (tmp_path / "surrogates.json").exists()
 
 
+@pytest.mark.slow
 def test_the_progress_counts_what_comes():
     few = module.Settings(("noise",), samples=100, steps=1, replicas=1)
     assert sum(1 for _ in module.all_tables(few)) == module.num_tables(few)
