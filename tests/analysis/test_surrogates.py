@@ -294,12 +294,13 @@ def test_a_level_of_reconstruction_hears_the_truth(spread, offset, value):
 
 def test_what_goes_through_a_random_jacobian_is_noise():
     found = mean_gradient(both(GumbelAnnealing(0.5), "full"), 0.15, 0.1, samples=50_000, seed=0)
-    assert found.deviation == pytest.approx(2.3, rel=0.15)
+    # Tails are so heavy that no figure of the deviation is stable: many times the signal.
+    assert found.deviation > 5 * abs(found.truth) > 0.9
     at_high_rate = mean_gradient(
         both(GumbelAnnealing(0.2), "full"), 1.0, 0.3, samples=50_000, seed=0
     )
     assert abs(at_high_rate.mean) < 4 * at_high_rate.standard_error
-    assert at_high_rate.deviation == pytest.approx(1.6, rel=0.15)
+    assert 1.2 < at_high_rate.deviation < 3
 
 
 @pytest.mark.parametrize("mode", ["none", "recon", "full"])
@@ -316,7 +317,7 @@ def test_the_rate_always_reaches_the_means(mode):
 
 # Toy codecs
 
-FEW = ToySettings(steps=300, batch=128, replicas=2, test_points=5000, hidden=0)
+FEW = ToySettings(steps=100, batch=128, replicas=2, test_points=5000, hidden=0)
 
 
 def test_the_strip_is_bent_and_centered():
@@ -340,9 +341,8 @@ def test_a_toy_codec_learns_and_its_seed_decides():
     assert losses == pytest.approx(found.test, rel=1e-6)
 
 
-def test_replicas_learn_as_if_they_were_alone():
-    """The gradient of one does not depend on the others: a decoder of one cannot hear another."""
-    few = dataclasses.replace(FEW, hidden=4, steps=60)
+def test_means_and_gaps_are_those_of_the_replicas():
+    few = dataclasses.replace(FEW, hidden=4)
     a = train_toy(SURROGATES["straight-through"](), few, seed=0)
     assert len(set(a.test)) == 2
     assert a.mean == pytest.approx(sum(a.test) / 2)
@@ -352,7 +352,7 @@ def test_replicas_learn_as_if_they_were_alone():
 def test_a_synthesis_that_sees_what_is_not_charged_raises_the_alarm():
     schedule = LinearTemperature(1.0, 0.1, 0.0, 0.95)
     leaking = Surrogate(SoftRound(), AdditiveNoise(), temperature=schedule, force=True)
-    settings = dataclasses.replace(FEW, steps=1200, lmbda=0.5)
+    settings = dataclasses.replace(FEW, steps=600, lmbda=0.5)
     leak, honest = (
         train_toy(surrogate, settings, seed=0) for surrogate in (leaking, SURROGATES["mixed"]())
     )
