@@ -220,9 +220,10 @@ def _kind(field: dataclasses.Field) -> str:
     return kinds[0].__name__
 
 
-def _rows(cls: type, tables: dict[str, str]) -> list[str]:
+def _rows(cls: type) -> list[str]:
     """Return a line for each setting of a dataclass: key, type, default, allowed, meaning."""
-    docs = _field_docs(cls)
+    docs, choices = _field_docs(cls), mechanism._choices(cls)
+    tables = {by: ", ".join(f"`{n}`" for n in table) for _, table, by, _ in choices}
     return [
         f"| `{f.name}` | {_kind(f)} | {_default(f)} | "
         f"{tables.get(f.name) or (f.metadata.get('rule') or mechanism.Rule(bool, 'any')).words} | "
@@ -232,21 +233,26 @@ def _rows(cls: type, tables: dict[str, str]) -> list[str]:
     ]
 
 
+def _choice_tables(cls: type, head: str) -> list[str]:
+    """Return a table for each kind of settings that a dataclass chooses, then those of theirs."""
+    tables, inner = [], []
+    for _, choices, by, kind in mechanism._choices(cls):
+        for own in dict.fromkeys(line.settings for line in choices.values()):
+            owners = ", ".join(f"`{n}`" for n, line in choices.items() if line.settings is own)
+            if dataclasses.fields(own):
+                title = f"With `{by}` = {owners}, settings of the {kind}:\n"
+                tables.append("\n".join([title, head, *_rows(own), ""]))
+            inner += _choice_tables(own, head)
+    return [*tables, *dict.fromkeys(inner)]
+
+
 def key_tables() -> str:
     """Return every key of a recipe as Markdown: type, default, range, meaning."""
     parts, head = [], "| key | type | default | allowed | meaning |\n|---|---|---|---|---|"
     for name, cls in recipe.SECTIONS.items():
-        choices = list(mechanism._choices(cls))
-        tables = {by: ", ".join(f"`{n}`" for n in table) for _, table, by, _ in choices}
-        parts += [f"## [{name}]\n\n{inspect.getdoc(cls)}\n", head, *_rows(cls, tables), ""]
-        for _, table, by, kind in choices:
-            settings = {line.settings: None for line in table.values()}
-            for own in settings:
-                owners = ", ".join(f"`{n}`" for n, line in table.items() if line.settings is own)
-                if dataclasses.fields(own):
-                    parts += [f"With `{by}` = {owners}, settings of the {kind}:\n", head]
-                    parts += [*_rows(own, {}), ""]
-    parts += [f"## [[phase]]\n\n{inspect.getdoc(Phase)}\n", head, *_rows(Phase, {}), ""]
+        parts += [f"## [{name}]\n\n{inspect.getdoc(cls)}\n", head, *_rows(cls), ""]
+        parts += _choice_tables(cls, head)
+    parts += [f"## [[phase]]\n\n{inspect.getdoc(Phase)}\n", head, *_rows(Phase), ""]
     return "\n".join(parts)
 
 

@@ -3,8 +3,9 @@
 A setting is stated once, as a field: `option` gives it a default, a rule, and whether a resumed run
 may change it. A thing that is chosen by its name (a model, an optimizer, a schedule) has settings
 of its own: a table of names maps each name to a `Choice`, and in a recipe those settings stand flat
-beside the name. An unknown key, a wrong type or a value out of range is an error that names the
-source, the key and the nearest valid name. Nothing here imports torch.
+beside the name. They may choose in turn: a model names its prior, which has settings. An unknown
+key, a wrong type or a value out of range is an error that names the source, the key and the nearest
+valid name. Nothing here imports torch.
 """
 
 import dataclasses
@@ -93,7 +94,7 @@ class Choice(Generic[T]):
 
     def make(self, settings: Any, *args: Any) -> T:
         """Build the thing from a settings object, after other arguments that it needs."""
-        return self.build(*args, **_shallow(settings))
+        return self.build(*args, **_flat(settings))
 
     def __call__(self, *args: Any, **settings: Any) -> T:
         """Build the thing from settings as keywords; raises `ConfigError` on a wrong one."""
@@ -147,9 +148,9 @@ def _refuse_foreign(
     keys: Mapping[str, Any], wanted: type, table: Mapping[str, Choice[Any]], name: str, where: str
 ) -> None:
     """Refuse keys that another choice has but this one has not, saying whose they are."""
-    own = [f.name for f in dataclasses.fields(wanted)]
+    own = names(wanted)
     for key in keys:
-        owners = [other for other, line in table.items() if key in _names(line.settings)]
+        owners = [other for other, line in table.items() if key in names(line.settings)]
         if key not in own and owners:
             hint = f"; {nearest(key, own)}" if own else ""
             raise ConfigError(
@@ -157,8 +158,16 @@ def _refuse_foreign(
             )
 
 
-def _names(cls: type) -> list[str]:
+def _own_names(cls: type) -> list[str]:
     return [f.name for f in dataclasses.fields(cls) if "table" not in f.metadata]
+
+
+def names(cls: type) -> list[str]:
+    """Return the keys that a section may have, those of anything that it may choose too."""
+    keys = _own_names(cls)
+    for _, table, *_ in _choices(cls):
+        keys += [key for line in table.values() for key in names(line.settings)]
+    return list(dict.fromkeys(keys))
 
 
 def nearest(name: str, valid: list[str]) -> str:
@@ -206,14 +215,14 @@ def read(cls: type[T], entries: Any, source: str, name: str) -> T:
         chosen_name = values.get(by, plain[by].default)
         try:
             wanted = pick(table, chosen_name, kind).settings
-            own = {key: rest.pop(key) for key in list(rest) if key in _names(wanted)}
+            own = {key: rest.pop(key) for key in list(rest) if key in names(wanted)}
             _refuse_foreign(rest, wanted, table, chosen_name, name)
         except ConfigError as error:
             raise ConfigError(f"{prefix}{error}") from error
         values[place] = read(wanted, own, source, name)
     if rest:
         key = next(iter(rest))
-        known = [*plain, *(k for p, *_ in _choices(cls) for k in _names(type(values[p])))]
+        known = [*plain, *(k for p, *_ in _choices(cls) for k in names(type(values[p])))]
         place = f" in [{name}]" if name else ""
         raise ConfigError(f"{prefix}unknown key {key!r}{place}; {nearest(key, known)}")
     missing = [k for k, f in plain.items() if k not in values and _is_required(f)]
@@ -233,8 +242,13 @@ def _checked(value: Any, f: "dataclasses.Field[Any]", where: str) -> Any:
     return converted
 
 
-def _shallow(settings: Any) -> dict[str, Any]:
-    return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+def _flat(settings: Any) -> dict[str, Any]:
+    """Return the settings by name, those of what they choose beside them."""
+    flat: dict[str, Any] = {}
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        flat |= _flat(value) if "table" in f.metadata else {f.name: value}
+    return flat
 
 
 def write(section: Any) -> dict[str, Any]:
@@ -263,7 +277,7 @@ def without_foreign(cls: type, entries: Mapping[str, Any]) -> dict[str, Any]:
     for _, table, by, _ in _choices(cls):
         default = next(f.default for f in dataclasses.fields(cls) if f.name == by)
         line = table.get(kept.get(by, default))
-        own = _names(line.settings) if line is not None else []
-        foreign = {k for other in table.values() for k in _names(other.settings)} - set(own)
-        kept = {k: v for k, v in kept.items() if k not in foreign or k in _names(cls)}
+        own = names(line.settings) if line is not None else []
+        foreign = {k for other in table.values() for k in names(other.settings)} - set(own)
+        kept = {k: v for k, v in kept.items() if k not in foreign or k in _own_names(cls)}
     return kept

@@ -17,6 +17,10 @@ class DataError(LictorError, ValueError):
     """An image, a folder or an array cannot be used as input, or an output cannot be written."""
 
 
+class StorageError(DataError):
+    """A storage does not give what it is said to hold: it is a reason to stop, not to skip."""
+
+
 class CheckpointError(LictorError):
     """A checkpoint or codec file is missing, damaged, or belongs to another model."""
 

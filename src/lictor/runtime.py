@@ -24,6 +24,8 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _BACKENDS = ("cuda", "xpu", "mps")
 # A process that hears nothing from the others for so long gives up.
 _PATIENCE = timedelta(minutes=10)
+# Reading a large collection of pictures takes one machine longer than another.
+_LONG_PATIENCE = timedelta(days=7)
 # Gradients travel in pieces of about so many bytes, several at a time.
 _BUCKET_BYTES = 2**25
 
@@ -69,6 +71,8 @@ class Runtime:
     rank: int = 0
     world_size: int = 1
     precision: str = "float32"
+    # Those who wait for each other with more patience: a group of torch.distributed.
+    patient: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -190,6 +194,15 @@ class Runtime:
             dist.all_gather_object(values, value)
         return values
 
+    def gather_late(self, value: Any) -> list[Any]:
+        """Return what every process gives, by rank, where some may come hours after others."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        with _peers():
+            dist.all_gather_object(values, value, group=self.patient)
+        return values
+
     def from_first(self, value: Any) -> Any:
         """Return what the first process gives."""
         if self.world_size == 1:
@@ -247,10 +260,17 @@ def _peers() -> Iterator[None]:
     """Say what it means when others cannot be reached."""
     try:
         yield
+    except torch.OutOfMemoryError:  # a RuntimeError, but of this process
+        raise
     except (RuntimeError, dist.DistBackendError) as error:
         raise LictorError(
             "another process of this run has ended, or cannot be reached; see its own message, "
             "then start all of them again (with --resume where there is a checkpoint)"
+        ) from error
+    except ValueError as error:  # WORLD_SIZE, MASTER_ADDR and the like
+        raise ConfigError(
+            f"the environment does not say how processes find each other ({error}); start them "
+            "with torchrun, or unset LOCAL_RANK"
         ) from error
 
 
@@ -261,12 +281,11 @@ def processes(device: str = "auto") -> Iterator[Runtime]:
     With a device of several, such as `cuda`, each process of a machine takes its own. Raises
     `ConfigError` when a device is not there, `LictorError` when the others do not come.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size == 1 or "LOCAL_RANK" not in os.environ:
+    if "LOCAL_RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
         yield Runtime(choose_device(device))
         return
     place = choose_device(device)
-    local = int(os.environ["LOCAL_RANK"])
+    local = os.environ["LOCAL_RANK"]
     if place.type in ("cuda", "xpu") and device in ("auto", place.type):
         place = choose_device(f"{place.type}:{local}")
     if place.type == "cuda":
@@ -274,7 +293,8 @@ def processes(device: str = "auto") -> Iterator[Runtime]:
     backend = {"cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}.get(place.type, "gloo")
     with _peers():
         dist.init_process_group(backend, timeout=_PATIENCE)
+        patient = dist.new_group(backend="gloo", timeout=_LONG_PATIENCE)
     try:
-        yield Runtime(place, dist.get_rank(), dist.get_world_size())
+        yield Runtime(place, dist.get_rank(), dist.get_world_size(), patient=patient)
     finally:
         dist.destroy_process_group()

@@ -310,3 +310,13 @@ def test_the_estimate_of_a_damaged_or_foreign_file_is_refused(codec):
         codec.estimate_bytes(data[:-1])
     with pytest.raises(ModelMismatchError):
         Codec.freeze(tiny_model("mbt2018-mean")).estimate_bytes(data)
+
+
+def test_a_device_without_room_for_the_transforms_is_said(monkeypatch):
+    def full(self, device):
+        raise torch.OutOfMemoryError("out of memory")
+
+    codec = Codec.freeze(tiny_model("checkerboard"))
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(ConfigError, match="cpu: no memory is left"):
+        codec.to("cpu")

@@ -466,6 +466,15 @@ def test_new_pictures_do_not_reorder_who_is_held_out_first(names, more, held_out
     assert old <= set(before.names) or set(before.names) <= old
 
 
+def test_names_that_are_no_unicode_are_split_too(picture_folder):
+    name = os.fsdecode(b"\xff\xfe.png")
+    (picture_folder / "photo2.png").rename(picture_folder / name)
+    folder = open_image_folder(picture_folder, cache_bytes=PLENTY)
+    training, held = folder.split(1)
+    assert sorted((*training.names, *held.names)) == sorted(folder.names)
+    assert name in folder.names
+
+
 def test_one_picture_cannot_be_split():
     with pytest.raises(DataError, match="at least 2"):
         numbered(["x1"]).split(1)

@@ -129,3 +129,18 @@ def test_sources_take_turns_by_their_shares_and_repeat_nothing_within_an_epoch(g
 def test_a_source_without_pictures_or_share_is_refused(group):
     with pytest.raises(ConfigError, match="source of"):
         Order(((3, 1.0), group), 2, 0)
+
+
+def test_shares_of_any_size_take_turns():
+    greatest, least = 1.7e308, 5e-324
+    for share in (greatest, least):
+        assert Order(((3, share), (3, share)), 2, 7) != Order(((3, 1.0), (3, 1.0)), 2, 7)
+        assert walk(Order(((3, share), (3, share)), 2, 7), range(9)) == walk(
+            Order(((3, 1.0), (3, 1.0)), 2, 7), range(9)
+        )
+
+
+@pytest.mark.parametrize("shares", [(1e30, 1.0), (1.0, 1e30), (1.7e308, 5e-324), (1, 1e-12, 1)])
+def test_a_source_that_would_never_have_its_turn_is_refused(shares):
+    with pytest.raises(ConfigError, match="too far apart"):
+        Order(tuple((3, share) for share in shares), 2, 0)

@@ -17,6 +17,7 @@ from lictor.data.crops import Crops
 from lictor.data.folder import cache_folder, open_image_folder
 from lictor.data.images import load_image
 from lictor.data.pack import Packing, pack
+from lictor.data.places import is_url, joined, list_files, read_bytes, remove, whole_file
 from lictor.data.shards import JOURNAL, MANIFEST, open_shards
 from lictor.data.sources import Source, open_pictures, source_of, titles
 from lictor.errors import ConfigError, DataError
@@ -218,6 +219,30 @@ def test_a_complete_collection_stays_as_it_is(picture_folder, tmp_path):
     assert again.shards_before == len(first.manifest.shards)
 
 
+@pytest.mark.parametrize("damage", ["cut", "lost"])
+def test_a_complete_collection_that_lost_something_is_packed_again(
+    picture_folder, tmp_path, caplog, damage
+):
+    out = tmp_path / "shards"
+    pack([picture_folder], out, SMALL)
+    before, path = files(out), max(out.glob("*.tar"))
+    path.write_bytes(before[path.name][:-1])
+    if damage == "lost":
+        path.unlink()
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack([picture_folder], out, SMALL, on_progress=interrupt)
+    assert f"{path.name}: the shard" in caplog.text
+    with pytest.raises(DataError, match="its packing was stopped"):
+        open_pictures(out, cache_bytes=0)
+    assert pack([picture_folder], out, SMALL).shards_before == 0
+    assert files(out) == before
+    open_pictures(out, cache_bytes=0)
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 def test_another_packing_in_the_same_folder_is_refused(picture_folder, tmp_path, stopped):
     def interrupt(done: int, total: int) -> None:
@@ -282,6 +307,11 @@ def test_a_picture_with_damaged_bytes_is_named(shards):
     cached = open_shards(shards, cache_bytes=PLENTY)
     assert cached.names == (*folder.names[:1], *folder.names[2:])
     assert len(cached.bad) == 1
+    content[manifest["offset"][1] + 60] ^= 1  # copied again, as the error says
+    file.write_bytes(content)
+    mended = open_shards(shards, cache_bytes=PLENTY)
+    assert mended.names == folder.names
+    assert mended.bad == ()
 
 
 def test_a_shard_that_vanishes_is_named(shards):
@@ -367,12 +397,45 @@ def test_shards_behind_a_url_that_are_cut_short_or_missing_are_named(url):
         open_shards(url, cache_bytes=0)
 
 
+@pytest.mark.parametrize("damage", ["cut short", "cannot read"])
+def test_what_a_url_does_not_give_is_not_left_out_of_the_cache(url, damage):
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    content = system.cat_file("/bucket/shards/shard-000001.tar")
+    if damage == "cut short":
+        system.pipe_file("/bucket/shards/shard-000001.tar", content[:700])
+    else:
+        system.rm("/bucket/shards/shard-000001.tar")
+    with pytest.raises(DataError, match=rf"{url}/shard-000001\.tar: .*{damage}"):
+        open_shards(url, cache_bytes=PLENTY)
+    system.pipe_file("/bucket/shards/shard-000001.tar", content)
+    assert open_shards(url, cache_bytes=PLENTY).names == open_shards(url, cache_bytes=0).names
+
+
 def test_a_url_without_its_package_says_what_to_install(monkeypatch):
     with pytest.raises(ConfigError, match=r"nosuch://x: no URL that fsspec knows"):
         open_pictures("nosuch://x", cache_bytes=0)
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(ConfigError, match=r"s3://x/y: a package is not inst.*lictor\[remote\]"):
         open_pictures("s3://x/y", cache_bytes=0)
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1:1/x", "zip://gone.zip::file://x", "dir://x"])
+def test_a_storage_that_cannot_be_reached_is_named(url):
+    pytest.importorskip("fsspec")
+    with pytest.raises(DataError, match=rf"^{url}: cannot be reached \("):
+        open_pictures(url, cache_bytes=0)
+
+
+def test_the_root_of_a_storage_is_a_url_like_another():
+    pytest.importorskip("fsspec")
+    with whole_file(joined("memory://", "at-the-root.bin")) as file:
+        file.write(b"here")
+    assert list_files("memory://", (".bin",)) == ["at-the-root.bin"]
+    assert read_bytes("memory://at-the-root.bin") == b"here"
+    remove("memory://at-the-root.bin")
+    assert not is_url("://no-kind")
 
 
 # -------------------------------------------------------------------------- several sources

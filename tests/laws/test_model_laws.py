@@ -323,6 +323,13 @@ def test_a_compiler_sees_a_model_as_one_graph(name, compiled):
 
 
 @pytest.mark.slow
+def test_a_falling_temperature_does_not_compile_anew_at_each_step(compiled):
+    assert compiled["annealing"]["mixed"] == 1
+    # Once with the temperature as a constant, once as a number that moves, once where it is hard.
+    assert max(compiled["annealing"].values()) <= 3
+
+
+@pytest.mark.slow
 def test_a_compiled_model_has_the_losses_and_gradients_of_itself(compiled):
     for plain, made in zip(*compiled["losses"], strict=True):
         assert made == pytest.approx(plain, rel=1e-5)

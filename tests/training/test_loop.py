@@ -358,3 +358,20 @@ def test_a_device_with_too_little_memory_says_what_was_asked_for_and_what_to_low
 
     with pytest.raises(LictorError, match=r"2\.50 GiB more.*train\.accumulate.*train\.batch_size"):
         next(train(small_config(), Greedy(model), state))
+
+
+def test_a_cpu_with_too_little_memory_says_so_too_and_other_errors_stay_what_they_are():
+    model, state = new_run("mbt2018-mean")
+
+    class Greedy(Given):
+        def loss(self, piece, *, step, progress):
+            return torch.empty(2**60, dtype=torch.uint8)
+
+    class Wrong(Given):
+        def loss(self, piece, *, step, progress):
+            raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(LictorError, match=rf"{2**60} bytes more.*train\.accumulate"):
+        next(train(small_config(), Greedy(model), state))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        next(train(small_config(), Wrong(model), state))

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from conftest import photo_tensor, tiny_model
+from lictor.layers.quantize.catalogue import SURROGATES, mixed, noise, straight_through
 from lictor.layers.quantize.noise import Noise
 from lictor.layers.quantize.paths import AdditiveNoise
-from lictor.layers.quantize.surrogate import SURROGATES, Surrogate, mixed, noise, straight_through
+from lictor.layers.quantize.surrogate import Surrogate
 from lictor.training.loss import rate_distortion
 from lictor.training.mismatch import mismatch
 

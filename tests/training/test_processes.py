@@ -160,6 +160,38 @@ def test_what_cannot_work_together_is_refused_by_all(name, words, both):
     assert not (both / name / "metrics.jsonl").exists()
 
 
+SLOW_READERS = """
+import sys, time
+from datetime import timedelta
+import torch.distributed as dist
+from lictor.data.folder import ImageFolder
+from lictor.runtime import processes
+from lictor.training import run
+from lictor.training.recipe import config_from_dict
+
+def slowly(*_, **__):
+    time.sleep(4)
+    return ImageFolder(("a", "b"), lambda number: None, identity="same")
+
+run.open_pictures = slowly
+config = config_from_dict({"model": {"name": "mbt2018-mean"}}, source="test")
+with processes("cpu") as runtime:
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1))
+    assert len(run._open_pictures(config, ["a"], lambda *_: None, runtime)) == 2
+    print("read by", runtime.rank, flush=True)
+"""
+
+
+def test_processes_wait_for_pictures_that_another_one_reads_for_longer_than_for_a_step(tmp_path):
+    script = tmp_path / "slow_readers.py"
+    script.write_text(SLOW_READERS)
+    command = [*TORCHRUN, str(script)]
+    done = subprocess.run(command, env=environment(), capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"read by 0" in done.stdout
+    assert b"read by 1" in done.stdout
+
+
 def test_a_run_of_which_a_process_is_killed_ends_and_goes_on_with_another_number(
     pictures, tmp_path
 ):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lictor.config import write
+from lictor.config import read, write
 from lictor.errors import ConfigError
 from lictor.layers.quantize.catalogue import SURROGATES
 from lictor.models.zoo import MODELS, build_model
@@ -68,7 +68,8 @@ def test_the_default_of_every_setting_passes_its_rule():
 def test_the_recipes_that_ship_load_and_name_things_that_exist(path):
     config = load_recipe(path)
     model = MODELS[config.model.name].make(config.model.settings)
-    assert model.hyperparameters() == write(config.model.settings)
+    settings = config.model.settings
+    assert read(type(settings), dict(model.hyperparameters()), "", "") == settings
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -145,7 +146,8 @@ def test_a_file_that_cannot_be_read_is_a_config_error(tmp_path):
 
 def test_keys_beside_a_name_are_the_settings_of_what_it_names(tmp_path):
     config = load_recipe(write_toml(tmp_path, "[model]\nname = 'checkerboard'\nn = 12\ndepth = 1"))
-    assert write(config.model.settings) == {"n": 12, "m": 128, "depth": 1}
+    customary = {"prior": "gaussian", "prior_z": "factorized"}
+    assert write(config.model.settings) == {"n": 12, "m": 128, "depth": 1, **customary}
     assert config.model == ModelConfig("checkerboard", {"n": 12, "depth": 1})
     config = load_recipe(
         write_toml(tmp_path, "[optim]\nname = 'soap'\nshapes = 'matrix'\nflat = 0.2")
@@ -160,6 +162,35 @@ def test_keys_beside_a_name_are_the_settings_of_what_it_names(tmp_path):
         ModelConfig("mbt2018-mean", {"depth": 3})
     with pytest.raises(ConfigError, match="are not settings of 'mbt2018-mean'"):
         ModelConfig("mbt2018-mean", ModelConfig("checkerboard").settings)
+
+
+def test_a_models_prior_is_chosen_with_its_own_settings(tmp_path):
+    path = write_toml(
+        tmp_path,
+        "[model]\nn = 12\nprior = 'generalized-gaussian'\nbeta = 1.2\nscale_bound = 0.1",
+    )
+    config = load_recipe(path)
+    assert config.model.settings.density.beta == 1.2
+    assert config_from_dict(config_to_dict(config), source="here") == config
+    model = build_model(config.model.name, write(config.model.settings))
+    assert model.hyperparameters()["beta"] == 1.2
+    for overrides, wanted in (
+        (("model.beta=2.5",), {"prior": "generalized-gaussian", "beta": 2.5, "scale_bound": 0.1}),
+        # Another prior takes out the former's settings, in whatever order, another model all.
+        (("model.prior=laplace",), {"prior": "laplace"}),
+        (
+            ("model.scale_bound=0.05", "model.prior=laplace"),
+            {"prior": "laplace", "scale_bound": 0.05},
+        ),
+        (("model.name=checkerboard",), {"prior": "gaussian"}),
+        (("model.prior=laplace", "model.name=checkerboard"), {"prior": "laplace"}),
+        (("model.name=bmshj2018-factorized",), {}),
+    ):
+        got = write(load_recipe(path, overrides).model.settings)
+        keys = ("prior", "beta", "scale_bound")
+        assert {key: got[key] for key in keys if key in got} == wanted
+    with pytest.raises(ConfigError, match=r"model\.beta is a setting of generalized-gaussian, not"):
+        load_recipe(path, ("model.prior=gaussian", "model.beta=2"))
 
 
 def test_overrides_win_in_order_and_are_checked_like_the_file(tmp_path):

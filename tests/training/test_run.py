@@ -14,10 +14,11 @@ from lictor.data.folder import open_image_folder
 from lictor.data.images import image_to_tensor
 from lictor.data.order import Order
 from lictor.data.pack import Packing, pack
-from lictor.errors import CheckpointError, ConfigError, DataError
+from lictor.errors import CheckpointError, ConfigError, DataError, LictorError
 from lictor.training.loop import StepReport
 from lictor.training.loss import rate_distortion
 from lictor.training.phases import Phase
+from lictor.training.rate_distortion import RateDistortionTask
 from lictor.training.recipe import (
     DataConfig,
     ModelConfig,
@@ -414,3 +415,14 @@ def test_a_listener_is_told_each_row_of_the_metrics_once_it_is_there(tmp_path, p
     told.clear()
     finish(longer, picture_folder, out, resume=True, on_row=listen)
     assert [row["step"] for row in told] == [12, 12, 14, 14]
+
+
+def test_an_evaluation_without_enough_memory_says_what_to_lower(
+    tmp_path, picture_folder, monkeypatch
+):
+    def greedy(self):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB. GPU 0 has")
+
+    monkeypatch.setattr(RateDistortionTask, "evaluate", greedy)
+    with pytest.raises(LictorError, match=r"3\.00 GiB more.*train\.eval_side"):
+        list(run(CONFIG, picture_folder, tmp_path))

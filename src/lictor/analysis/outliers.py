@@ -25,7 +25,7 @@ from lictor.errors import DataError
 from lictor.models.base import AbstractCodecModel
 from lictor.ops import pad_to_multiple
 from lictor.priors.base import AbstractPrior
-from lictor.priors.conditional import GaussianPrior
+from lictor.priors.conditional import AbstractConditionalPrior
 from lictor.ptq.fake_quant import LAYERS, ActivationGrid
 from lictor.ptq.layer import QuantizedLayer, channel_axis
 
@@ -183,10 +183,10 @@ class _Recorder:
         self._keep(name, latent)
         if centered:
             self._keep(f"{name} - mu", residual)
-        if isinstance(prior, GaussianPrior):
+        if isinstance(prior, AbstractConditionalPrior):
             self._keep(
                 f"({name} - mu) / sigma" if centered else f"{name} / sigma",
-                residual / prior.bounded(params[-1]),
+                residual / prior.deviations(params[-1]),
             )
         table = self._tables[name]
         rows = prior.indexes(shape, params, table).contiguous().numpy()

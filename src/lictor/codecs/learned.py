@@ -35,6 +35,7 @@ from lictor.models.base import AbstractCodecModel, Latents
 from lictor.models.zoo import MODELS
 from lictor.ops import crop, pad_to_multiple
 from lictor.ptq.storage import exact_names, quantization_entry, stored_state
+from lictor.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,11 @@ class Codec:
 
         Whatever decides a probability stays on the CPU: files hold the same, whoever reads them.
         Only the pixels of a picture may differ by a grey level, as another sum's order makes them.
+        Raises `ConfigError` when the device has no room for the transforms.
         """
         self._device = torch.device(device)
         for part in self._model.transforms():
-            part.to(self._device)
+            Runtime(self._device).place(part)
         return self
 
     @property

@@ -21,7 +21,7 @@ from PIL import Image
 
 from lictor.data.decoded import Decoded
 from lictor.data.images import list_images, load_image
-from lictor.errors import DataError
+from lictor.errors import DataError, StorageError
 
 _log = logging.getLogger(__name__)
 Load = Callable[[int], UInt8[np.ndarray, "h w 3"]]
@@ -65,9 +65,9 @@ class ImageFolder:
         """Split off `held_out` pictures (at most a tenth, at least one) chosen by their names."""
         if len(self) < 2:
             raise DataError("training needs at least 2 readable pictures, one of them held out")
-        order = sorted(
-            range(len(self)), key=lambda i: hashlib.sha256(self.names[i].encode()).digest()
-        )
+        # A name may have bytes that are no UTF-8.
+        names = [name.encode(errors="surrogateescape") for name in self.names]
+        order = sorted(range(len(self)), key=lambda i: hashlib.sha256(names[i]).digest())
         count = max(1, min(held_out, len(self) // 10))
         return self._subset(sorted(order[count:])), self._subset(sorted(order[:count]))
 
@@ -148,7 +148,7 @@ def decode_once(
 
     `key` names the cache, `what` the pictures in messages. The index has `images`, each with its
     name, height, width and offset, and `bad`, reasons. Raises `DataError` when no picture can be
-    read, or the cache cannot be written.
+    read, or the cache cannot be written, and a `StorageError` of `load`.
     """
     target = cache_folder() / f"{'images' if with_pixels else 'names'}-{key}"
     if not _is_whole(target, with_pixels=with_pixels):
@@ -219,6 +219,8 @@ def _write_cache(
                     on_progress(number, len(names))
                     try:
                         image = as_rgb(load(number))
+                    except StorageError:
+                        raise
                     except DataError as error:
                         bad.append(str(error))
                         continue

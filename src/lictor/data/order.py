@@ -83,6 +83,23 @@ class Order:
         for count, share in self.groups:
             if count < 1 or not 0 < share < math.inf:
                 raise ConfigError(f"a source of {count} pictures cannot have the share {share}")
+        if not all(0 < part < _SHARE for part in self._parts[:-1]):
+            raise ConfigError(
+                f"the weights of the sources are too far apart: one gets less than 1 of {_SHARE} "
+                "draws; leave it out, or give it more"
+            )
+
+    @functools.cached_property
+    def _parts(self) -> list[int]:
+        """How many of `_SHARE` draws each source takes of those that the ones before it leave."""
+        # By a power of two, which changes no ratio: the sum of the largest numbers is none.
+        exponent = math.frexp(max(share for _, share in self.groups))[1]
+        shares = [math.ldexp(share, -exponent) for _, share in self.groups]
+        rests = [math.fsum(shares[number:]) for number in range(len(shares))]
+        return [
+            round(_SHARE * (share / rest)) if rest else 0
+            for share, rest in zip(shares, rests, strict=True)
+        ]
 
     def picture(self, step: int, position: int) -> int:
         """Return the number of the picture that the crop at a place is cut from."""
@@ -93,10 +110,8 @@ class Order:
 
     def _drawn(self, draw: int) -> int:
         """Return the picture of a draw; draws below 0 belong to an epoch before the first one."""
-        shares = [share for _, share in self.groups]
         first = 0
-        for number, (count, share) in enumerate(self.groups):
-            part = round(_SHARE * (share / math.fsum(shares[number:])))
+        for number, ((count, _), part) in enumerate(zip(self.groups, self._parts, strict=True)):
             before = draw * part // _SHARE
             if (draw + 1) * part // _SHARE > before:
                 epoch, rank = divmod(before, count)

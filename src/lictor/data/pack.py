@@ -22,7 +22,16 @@ from PIL import Image
 from lictor.data.folder import Progress, as_rgb
 from lictor.data.images import list_images, load_image
 from lictor.data.prefetch import Prefetcher
-from lictor.data.shards import COLUMNS, FORMAT, JOURNAL, MANIFEST, Local, Manifest, read_manifest
+from lictor.data.shards import (
+    COLUMNS,
+    FORMAT,
+    JOURNAL,
+    MANIFEST,
+    Local,
+    Manifest,
+    check_files,
+    read_manifest,
+)
 from lictor.data.sources import titles
 from lictor.errors import ConfigError, DataError
 from lictor.files import atomic_file, locked_folder, write_file
@@ -130,9 +139,10 @@ def pack(
     """Pack the pictures of folder trees into shards in the folder `out`, with a manifest.
 
     A picture that cannot be read is named in the log and left out. What an earlier call with the
-    same arguments has finished is kept; a complete collection stays as it is. `on_progress(done,
-    total)` is called for each picture. Raises `ConfigError` when `out` holds another packing,
-    `DataError` when it cannot be written or no picture can be read.
+    same arguments has finished is kept; a complete collection stays as it is, unless a shard of it
+    is missing or cut short: then all are made again. `on_progress(done, total)` is called for each
+    picture. Raises `ConfigError` when `out` holds another packing, `DataError` when it cannot be
+    written or no picture can be read.
     """
     how = how or Packing()
     listed = _listed(folders)
@@ -142,8 +152,14 @@ def pack(
             there = read_manifest(Local(out))
             if there.plan != plan:
                 raise ConfigError(_other(out))
-            (out / JOURNAL).unlink(missing_ok=True)
-            return Packed(there, len(there.shards))
+            try:
+                check_files(Local(out), there)
+            except DataError as error:
+                _log.warning("%s: its shards are made again (%s)", out, error)
+                _begin_anew(out, there)
+            else:
+                (out / JOURNAL).unlink(missing_ok=True)
+                return Packed(there, len(there.shards))
         lines = _finished(out, plan)
         done = len(lines)
         start = lines[-1]["next"] if lines else 0
@@ -171,6 +187,15 @@ def pack(
         write_file(out / MANIFEST, manifest.to_json())
         (out / JOURNAL).unlink(missing_ok=True)
     return Packed(manifest, done)
+
+
+def _begin_anew(out: Path, damaged: Manifest) -> None:
+    """Turn a damaged collection into a packing of which nothing is finished."""
+    write_file(out / JOURNAL, (json.dumps({"plan": damaged.plan}) + "\n").encode())
+    try:
+        (out / MANIFEST).unlink()
+    except OSError as error:
+        raise DataError(f"{out / MANIFEST}: cannot remove ({error.strerror})") from error
 
 
 def _other(out: Path) -> str:

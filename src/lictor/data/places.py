@@ -18,18 +18,25 @@ from lictor.files import atomic_file
 
 def is_url(place: str) -> bool:
     """Tell whether something lies behind a URL rather than in a folder."""
-    return "://" in place
+    return place.find("://") > 0
+
+
+def _trimmed(url: str) -> str:
+    """Return a URL without slashes at its end; those of a root stay."""
+    kind, separator, path = url.rpartition("://")
+    return kind + separator + path.rstrip("/")
 
 
 def file_system(url: str) -> tuple[Any, str]:
     """Return the file system behind a URL and the path in it.
 
-    Raises `ConfigError` without the package for it, or when fsspec knows no such URL.
+    Raises `ConfigError` without the package for it, or when fsspec knows no such URL, `DataError`
+    when the storage cannot be reached.
     """
     try:
         from fsspec.core import url_to_fs
 
-        return url_to_fs(url.rstrip("/"))
+        return url_to_fs(_trimmed(url))
     except ImportError as error:
         raise ConfigError(
             f"{url}: a package is not installed that such a URL needs ({error}); "
@@ -37,11 +44,13 @@ def file_system(url: str) -> tuple[Any, str]:
         ) from error
     except ValueError as error:
         raise ConfigError(f"{url}: no URL that fsspec knows ({error})") from error
+    except Exception as error:  # some connect at once, or want more than a URL
+        raise DataError(f"{url}: cannot be reached ({type(error).__name__}: {error})") from error
 
 
 def joined(place: str, name: str) -> str:
     """Return the path or URL of what has a name, parts with `/` between, in a folder."""
-    return f"{place.rstrip('/')}/{name}" if is_url(place) else str(Path(place, name))
+    return f"{_trimmed(place)}/{name}" if is_url(place) else str(Path(place, name))
 
 
 def suffix_of(place: str) -> str:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,8 @@ from lictor.data.folder import (
     mapped,
 )
 from lictor.data.images import decode_image
-from lictor.data.places import file_system, is_url
-from lictor.errors import DataError
+from lictor.data.places import file_system, is_url, joined
+from lictor.errors import DataError, StorageError
 
 _log = logging.getLogger(__name__)
 MANIFEST, JOURNAL = "manifest.json", "packing.jsonl"
@@ -83,7 +84,7 @@ class Store(Protocol):
         ...
 
     def read(self, file: str, first: int = 0, count: int | None = None) -> bytes:
-        """Return bytes of a file, or fewer where it ends; raises `DataError` if it cannot."""
+        """Return bytes of a file, or fewer where it ends; raises `StorageError` if it cannot."""
         ...
 
 
@@ -104,7 +105,7 @@ class Local:
                 opened.seek(first)
                 return opened.read(-1 if count is None else count)
         except OSError as error:
-            raise DataError(f"{self.name(file)}: cannot read ({error.strerror})") from error
+            raise StorageError(f"{self.name(file)}: cannot read ({error.strerror})") from error
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Remote:
 
     def name(self, file: str) -> str:
         """Return the URL of a file."""
-        return f"{self.url.rstrip('/')}/{file}"
+        return joined(self.url, file)
 
     def read(self, file: str, first: int = 0, count: int | None = None) -> bytes:
         """Return bytes of a file."""
@@ -132,7 +133,7 @@ class Remote:
         try:
             return system.cat_file(f"{root}/{file}", start=first, end=end)
         except Exception as error:  # every kind of storage has its own
-            raise DataError(
+            raise StorageError(
                 f"{self.name(file)}: cannot read ({type(error).__name__}: {error})"
             ) from error
 
@@ -179,7 +180,7 @@ def _is_sound(manifest: Manifest) -> bool:
     return bool((inside & whole & (pixels > 0)).all())
 
 
-def _check_files(store: Local, manifest: Manifest) -> None:
+def check_files(store: Local, manifest: Manifest) -> None:
     """Raise `DataError` when a shard is missing or not as long as it was made."""
     for file, size in manifest.shards:
         path = store.folder / file
@@ -214,7 +215,7 @@ def open_shards(
     content = store.read(MANIFEST)
     manifest = _parsed(content, store.name(MANIFEST))
     if isinstance(store, Local):
-        _check_files(store, manifest)
+        check_files(store, manifest)
     if manifest.skipped:
         _log.warning("%s: packed without %d unreadable pictures", place, len(manifest.skipped))
     columns = manifest.columns
@@ -226,6 +227,11 @@ def open_shards(
     if needed <= cache_bytes:
         key = hashlib.sha256(place.encode() + b"\0" + content).hexdigest()[:16]
         index, target = decode_once(key, place, manifest.names, load, on_progress, with_pixels=True)
+        if _is_mended(manifest, index, load):
+            shutil.rmtree(target, ignore_errors=True)
+            index, target = decode_once(
+                key, place, manifest.names, load, on_progress, with_pixels=True
+            )
         about = [(name, height, width) for name, height, width, _ in index["images"]]
         names = tuple(name for name, *_ in about)
         return ImageFolder(
@@ -240,6 +246,19 @@ def open_shards(
     return ImageFolder(manifest.names, decode, (), _identity(manifest), on_demand=True)
 
 
+def _is_mended(manifest: Manifest, index: dict[str, Any], load: Load) -> bool:
+    """Tell whether a picture that the cache left out, as it was damaged, can be read by now."""
+    there = {name for name, *_ in index["images"]}
+    for number, name in enumerate(manifest.names):
+        if name not in there:
+            try:
+                load(number)
+            except DataError:
+                continue
+            return True
+    return False
+
+
 def _identity(manifest: Manifest) -> str:
     sides = (manifest.columns[side].tolist() for side in ("height", "width"))
     return identity_of(zip(manifest.names, *sides, strict=True))
@@ -252,7 +271,7 @@ def _load(store: Store, manifest: Manifest, number: int) -> UInt8[np.ndarray, "h
     data = store.read(file, offset, size)
     where = f"{store.name(file)}: {manifest.names[number]}"
     if len(data) != size:
-        raise DataError(f"{where}: the shard is cut short; {_AGAIN}")
+        raise StorageError(f"{where}: the shard is cut short; {_AGAIN}")
     if zlib.crc32(data) != crc:
         raise DataError(f"{where}: its bytes are damaged; {_AGAIN}")
     if manifest.raw:

@@ -54,8 +54,11 @@ class AbstractCodecModel(nn.Module, ABC):
     quantization: str | None = None
 
     @abstractmethod
-    def hyperparameters(self) -> dict[str, int]:
-        """Return the constructor's arguments, enough to build the same model again."""
+    def hyperparameters(self) -> Mapping[str, int | float | str]:
+        """Return the constructor's arguments, enough to build the same model again.
+
+        An argument that came later and has its default is left out: the fingerprint covers this.
+        """
 
     @abstractmethod
     def priors(self) -> Mapping[str, AbstractPrior]:

@@ -15,8 +15,7 @@ from lictor.layers.entropy_network import EntropyNetwork
 from lictor.layers.shortcut import LinearAnalysis, LinearSynthesis
 from lictor.models.base import WIDTH, AbstractCodecModel, Latents, latent_shape
 from lictor.priors.base import AbstractPrior
-from lictor.priors.conditional import GaussianPrior
-from lictor.priors.factorized import FactorizedPrior
+from lictor.priors.table import PriorSettings, build_priors, told_priors
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,11 @@ class CheckerboardWidths(Settings):
     """Channels of the latent."""
     depth: int = option(3, between(1, 256))
     """checkerboard: residual blocks at 1/8 each way."""
+
+
+@dataclass(frozen=True)
+class CheckerboardSettings(PriorSettings, CheckerboardWidths):
+    """The widths and the depth, and the densities of both latents."""
 
 
 class CheckerboardModel(AbstractCodecModel):
@@ -58,6 +62,10 @@ class CheckerboardModel(AbstractCodecModel):
         n: int = CheckerboardWidths.n,
         m: int = CheckerboardWidths.m,
         depth: int = CheckerboardWidths.depth,
+        prior: str = PriorSettings.prior,
+        prior_z: str = PriorSettings.prior_z,
+        scale_bound: float | None = None,
+        beta: float | None = None,
     ):
         super().__init__()
         self.n, self.m, self.depth = n, m, depth
@@ -105,12 +113,12 @@ class CheckerboardModel(AbstractCodecModel):
         self.parameters_odd = EntropyNetwork(
             nn.Sequential(conv1x1(3 * m, 3 * m), nn.LeakyReLU(0.1), conv1x1(3 * m, 2 * m))
         )
-        self.prior_y = GaussianPrior()
-        self.prior_z = FactorizedPrior(thin)
+        self.prior_y, self.prior_z = build_priors(thin, prior, prior_z, scale_bound, beta)
 
-    def hyperparameters(self) -> dict[str, int]:
-        """Return N, M and the depth."""
-        return {"n": self.n, "m": self.m, "depth": self.depth}
+    def hyperparameters(self) -> Mapping[str, int | float | str]:
+        """Return N, M and the depth, and the priors where they are not the customary ones."""
+        widths = {"n": self.n, "m": self.m, "depth": self.depth}
+        return {**widths, **told_priors(self.prior_y, self.prior_z)}
 
     def priors(self) -> Mapping[str, AbstractPrior]:
         """Return the priors of z and y."""

@@ -16,8 +16,8 @@ from lictor.layers.entropy_network import EntropyNetwork
 from lictor.layers.gdn import GDN
 from lictor.models.base import WIDTH, AbstractCodecModel, Latents, latent_shape
 from lictor.priors.base import AbstractPrior
-from lictor.priors.conditional import GaussianPrior
 from lictor.priors.factorized import FactorizedPrior
+from lictor.priors.table import PriorSettings, build_priors, told_priors
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class Widths(Settings):
     """Hidden channels."""
     m: int = option(192, WIDTH)
     """Channels of the latent."""
+
+
+@dataclass(frozen=True)
+class HyperpriorSettings(PriorSettings, Widths):
+    """The widths, and the densities of both latents."""
 
 
 def _analysis(in_channels: int, n: int, m: int) -> nn.Sequential:
@@ -76,7 +81,7 @@ class FactorizedModel(AbstractCodecModel):
         self.g_s = _synthesis(self.in_channels, n, m)
         self.prior_y = FactorizedPrior(m)
 
-    def hyperparameters(self) -> dict[str, int]:
+    def hyperparameters(self) -> Mapping[str, int | float | str]:
         """Return N and M."""
         return {"n": self.n, "m": self.m}
 
@@ -116,7 +121,15 @@ class HyperpriorModel(AbstractCodecModel):
     name = "bmshj2018-hyperprior"
     stride = 64
 
-    def __init__(self, n: int = Widths.n, m: int = Widths.m):
+    def __init__(
+        self,
+        n: int = Widths.n,
+        m: int = Widths.m,
+        prior: str = PriorSettings.prior,
+        prior_z: str = PriorSettings.prior_z,
+        scale_bound: float | None = None,
+        beta: float | None = None,
+    ):
         super().__init__()
         self.n, self.m = n, m
         self.g_a = _analysis(self.in_channels, n, m)
@@ -129,12 +142,11 @@ class HyperpriorModel(AbstractCodecModel):
                 upsample(n, n), nn.ReLU(), upsample(n, n), nn.ReLU(), conv3x3(n, m), nn.ReLU()
             )
         )
-        self.prior_y = GaussianPrior()
-        self.prior_z = FactorizedPrior(n)
+        self.prior_y, self.prior_z = build_priors(n, prior, prior_z, scale_bound, beta)
 
-    def hyperparameters(self) -> dict[str, int]:
-        """Return N and M."""
-        return {"n": self.n, "m": self.m}
+    def hyperparameters(self) -> Mapping[str, int | float | str]:
+        """Return N and M, and the priors where they are not the customary ones."""
+        return {"n": self.n, "m": self.m, **told_priors(self.prior_y, self.prior_z)}
 
     def priors(self) -> Mapping[str, AbstractPrior]:
         """Return the priors of z and y."""
@@ -176,7 +188,15 @@ class MeanScaleHyperpriorModel(AbstractCodecModel):
     name = "mbt2018-mean"
     stride = 64
 
-    def __init__(self, n: int = Widths.n, m: int = Widths.m):
+    def __init__(
+        self,
+        n: int = Widths.n,
+        m: int = Widths.m,
+        prior: str = PriorSettings.prior,
+        prior_z: str = PriorSettings.prior_z,
+        scale_bound: float | None = None,
+        beta: float | None = None,
+    ):
         super().__init__()
         self.n, self.m = n, m
         self.g_a = _analysis(self.in_channels, n, m)
@@ -193,12 +213,11 @@ class MeanScaleHyperpriorModel(AbstractCodecModel):
                 conv3x3(m * 3 // 2, 2 * m),
             )
         )
-        self.prior_y = GaussianPrior()
-        self.prior_z = FactorizedPrior(n)
+        self.prior_y, self.prior_z = build_priors(n, prior, prior_z, scale_bound, beta)
 
-    def hyperparameters(self) -> dict[str, int]:
-        """Return N and M."""
-        return {"n": self.n, "m": self.m}
+    def hyperparameters(self) -> Mapping[str, int | float | str]:
+        """Return N and M, and the priors where they are not the customary ones."""
+        return {"n": self.n, "m": self.m, **told_priors(self.prior_y, self.prior_z)}
 
     def priors(self) -> Mapping[str, AbstractPrior]:
         """Return the priors of z and y."""

@@ -6,10 +6,11 @@ from typing import Any
 from lictor.config import Choice, read
 from lictor.errors import ConfigError
 from lictor.models.base import AbstractCodecModel
-from lictor.models.context import CheckerboardModel, CheckerboardWidths
+from lictor.models.context import CheckerboardModel, CheckerboardSettings
 from lictor.models.hyperprior import (
     FactorizedModel,
     HyperpriorModel,
+    HyperpriorSettings,
     MeanScaleHyperpriorModel,
     Widths,
 )
@@ -21,13 +22,13 @@ MODELS: dict[str, Choice[AbstractCodecModel]] = {
         FactorizedModel, Widths, tiny=_TINY, recipe="bmshj2018-factorized.toml"
     ),
     HyperpriorModel.name: Choice(
-        HyperpriorModel, Widths, tiny=_TINY, recipe="bmshj2018-hyperprior.toml"
+        HyperpriorModel, HyperpriorSettings, tiny=_TINY, recipe="bmshj2018-hyperprior.toml"
     ),
     MeanScaleHyperpriorModel.name: Choice(
-        MeanScaleHyperpriorModel, Widths, tiny=_TINY, recipe="mbt2018-mean.toml"
+        MeanScaleHyperpriorModel, HyperpriorSettings, tiny=_TINY, recipe="mbt2018-mean.toml"
     ),
     CheckerboardModel.name: Choice(
-        CheckerboardModel, CheckerboardWidths, tiny={**_TINY, "depth": 1}, recipe="default.toml"
+        CheckerboardModel, CheckerboardSettings, tiny={**_TINY, "depth": 1}, recipe="default.toml"
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Priors whose parameters a network computes for each element: mean and scale of a Gaussian."""
+"""Priors whose parameters a network computes for each element: a scale and, optionally, a mean."""
 
 import math
 from dataclasses import replace
@@ -7,99 +7,72 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from lictor.coding.tables import CdfTables, build_tables
+from lictor.coding.tables import CdfTables
 from lictor.errors import CheckpointError, ConfigError
 from lictor.layers.entropy_network import FRACTION_BITS
 from lictor.ops import lower_bound
-from lictor.priors.base import MIN_LIKELIHOOD, TAIL_MASS, AbstractPrior
-
-# The customary table of hyperprior codecs: 64 scales, log-spaced. A Gaussian narrower than 0.11
-# costs the same (nothing) at zero and only makes surprises dearer.
-SCALE_BOUND, SCALE_MAX, NUM_SCALES = 0.11, 256.0, 64
+from lictor.priors.base import AbstractPrior
+from lictor.priors.families import (
+    DEVIATION_MAX,
+    LEAST_BOUND,
+    MOST_BOUND,
+    NUM_SCALES,
+    Family,
+    Gaussian,
+    GeneralizedGaussian,
+    Laplace,
+    interval_bits,
+    table_rows,
+)
 
 # Scales from 2^20 up are one: far above every table, and far below where int32 ends.
 _MAX_UNITS = 2.0**30
 
-_SQRT_HALF = math.sqrt(0.5)
-_DENSITY_PEAK = 1 / math.sqrt(2 * math.pi)
 
+def scale_table(
+    scale_bound: float | None = None, family: Family | None = None
+) -> Float[np.ndarray, " 64"]:
+    """Return the 64 scales that have a table row, ascending, float64; a Gaussian's by default.
 
-class _GaussianBits(torch.autograd.Function):
-    """`-log2` of a Gaussian's mass on `[v - 1/2, v + 1/2]`, with its closed-form gradient.
-
-    Both ends are folded to the left tail, where the difference keeps its relative precision. One
-    node replaces about fifteen of autograd's.
+    They go from the bound, the family's own if not given, to the scale of standard deviation 256.
     """
-
-    @staticmethod
-    def forward(ctx, residual: Tensor, scales: Tensor) -> Tensor:
-        distance = residual.abs()
-        inverse = scales.reciprocal()
-        upper = (0.5 - distance).mul_(inverse)
-        lower = (-0.5 - distance).mul_(inverse)
-        mass = torch.erfc(upper * -_SQRT_HALF).sub_(torch.erfc(lower * -_SQRT_HALF)).mul_(0.5)
-        mass.clamp_(min=MIN_LIKELIHOOD)
-        ctx.save_for_backward(residual, inverse, upper, lower, mass)
-        return mass.log2().neg_()
-
-    @staticmethod
-    @once_differentiable  # a second derivative is refused rather than wrong
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx, *grad_outputs: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        residual, inverse, upper, lower, mass = ctx.saved_tensors
-        (grad,) = grad_outputs
-        density_upper = upper.square().mul_(-0.5).exp_().mul_(_DENSITY_PEAK)
-        density_lower = lower.square().mul_(-0.5).exp_().mul_(_DENSITY_PEAK)
-        # d bits / d mass = -1 / (mass ln 2); the clamp passes it on, because it always points
-        # towards more mass.
-        common = grad.mul(inverse).div_(mass).mul_(1 / math.log(2))
-        grad_residual = (density_upper - density_lower).mul_(common).mul_(residual.sign())
-        density_upper.mul_(upper)
-        density_lower.mul_(lower)
-        grad_scales = density_upper.sub_(density_lower).mul_(common)
-        return grad_residual, grad_scales
+    family = family or Gaussian()
+    first = checked_bound(family, scale_bound)
+    last = DEVIATION_MAX / family.deviation
+    return np.exp(np.linspace(math.log(first), math.log(last), NUM_SCALES))
 
 
-def gaussian_bits(
-    residual: Float[Tensor, "*shape"], scales: Float[Tensor, "*shape"]
-) -> Float[Tensor, "*shape"]:
-    """Return `-log2` of the mass a zero-mean Gaussian puts on the unit interval around `residual`.
-
-    `scales` are standard deviations, positive. Never more than 24 bits.
-    """
-    result = _GaussianBits.apply(residual, scales)
-    assert isinstance(result, Tensor)
-    return result
-
-
-def scale_table(scale_bound: float = SCALE_BOUND) -> Float[np.ndarray, " 64"]:
-    """Return the 64 standard deviations that have a table row, ascending, float64."""
-    return np.exp(np.linspace(math.log(scale_bound), math.log(SCALE_MAX), NUM_SCALES))
+def checked_bound(family: Family, scale_bound: float | None) -> float:
+    """Return the least scale of a prior, the family's own if None; raises `ConfigError`."""
+    if scale_bound is None:
+        return family.default_bound
+    if not LEAST_BOUND <= scale_bound <= MOST_BOUND:
+        raise ConfigError(
+            f"scale_bound = {scale_bound} must be from {LEAST_BOUND} to {MOST_BOUND:g}"
+        )
+    return scale_bound
 
 
-class GaussianPrior(AbstractPrior):
-    """Normal distribution with given standard deviations and, optionally, means.
+class AbstractConditionalPrior(AbstractPrior):
+    """A density of a family with given scales and, optionally, means.
 
-    Params: `(means, scales)` or `(scales,)`, each of the latent's shape. Source: Balle et al.,
-    ICLR 2018 (arXiv:1802.01436), section 3; with means, Minnen et al., NeurIPS 2018
-    (arXiv:1809.02736).
+    Params: `(means, scales)` or `(scales,)`, each of the latent's shape. The scales are the
+    family's own parameter. Subclasses say the family, nothing else.
 
     Args:
-        scale_bound: the least standard deviation, 0.01 to 16: a smaller one counts as this. The
-            table's 64 rows go from here to 256.
+        family: a symmetric density of scale 1.
+        scale_bound: the least scale, 0.01 to 16, the family's own if None: a smaller one counts as
+            this. The table's 64 rows go from here to the standard deviation 256.
 
     Raises:
         ConfigError: the bound is outside of its range.
     """
 
-    def __init__(self, *, scale_bound: float = SCALE_BOUND):
+    def __init__(self, family: Family, scale_bound: float | None):
         super().__init__()
-        if not 0.01 <= scale_bound <= 16:
-            raise ConfigError(f"scale_bound = {scale_bound} must be from 0.01 to 16")
-        self.scale_bound = scale_bound
+        self.family = family
+        self.scale_bound = checked_bound(family, scale_bound)
 
     def residual(
         self, latent: Float[Tensor, "b c h w"], params: tuple[Tensor, ...]
@@ -121,11 +94,15 @@ class GaussianPrior(AbstractPrior):
         self, residual: Float[Tensor, "b c h w"], params: tuple[Tensor, ...]
     ) -> Float[Tensor, "b c h w"]:
         """Return the cost in bits of each element under its own scale, at least the bound."""
-        return gaussian_bits(residual, self.bounded(params[-1]))
+        return interval_bits(residual, self.bounded(params[-1]), self.family)
 
     def bounded(self, scales: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Return the standard deviations that count: those given, at least the bound."""
+        """Return the scales that count: those given, at least the bound."""
         return lower_bound(scales, self.scale_bound)
+
+    def deviations(self, scales: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Return the standard deviations of the densities that count."""
+        return self.bounded(scales) * self.family.deviation
 
     def tables(self) -> CdfTables:
         """Build one row for each scale of `scale_table`, and the thresholds between them.
@@ -134,29 +111,21 @@ class GaussianPrior(AbstractPrior):
         neighbours, as float32. A frozen scale is a multiple of 2^-10, so that the largest multiple
         up to a boundary says as much as the boundary itself.
         """
-        rows, tails, offsets = [], [], []
-        table = scale_table(self.scale_bound)
-        for scale in table:
-            radius = 1
-            while math.erfc((radius + 0.5) / scale * _SQRT_HALF) > TAIL_MASS:
-                radius += 1
-            edges = (np.arange(-radius, radius + 1) - 0.5) / scale
-            # By symmetry only left tails are needed, where erfc is accurate.
-            left = np.array([0.5 * math.erfc(-edge * _SQRT_HALF) for edge in edges[: radius + 1]])
-            half = np.diff(left)
-            middle = 1 - 2 * left[-1]
-            rows.append(np.concatenate([half, [middle], half[::-1]]))
-            tails.append(2 * left[0])
-            offsets.append(-radius)
+        rows = table_rows(self.family, scale_table(self.scale_bound, self.family).tolist())
+        return replace(rows, thresholds=self._thresholds())
+
+    def _thresholds(self) -> Int[np.ndarray, " 63"]:
+        """Return the largest multiple of 2^-10 up to each boundary between rows."""
+        table = scale_table(self.scale_bound, self.family)
         boundaries = np.sqrt(table[:-1] * table[1:]).astype(np.float32)
-        thresholds = np.floor(boundaries * 2**FRACTION_BITS).astype(np.int32)
-        built = build_tables(rows, np.array(tails), np.array(offsets, dtype=np.int32))
-        return replace(built, thresholds=thresholds)
+        return np.floor(boundaries * 2**FRACTION_BITS).astype(np.int32)
 
     def check_tables(self, tables: CdfTables) -> None:
         """Raise `CheckpointError` when there is nothing to choose rows by."""
         if tables.thresholds is None:
-            raise CheckpointError("tables: a Gaussian prior needs thresholds to choose rows by")
+            raise CheckpointError(
+                f"tables: a {self.family.name} prior needs thresholds to choose rows by"
+            )
 
     def indexes(
         self, shape: tuple[int, int, int, int], params: tuple[Tensor, ...], tables: CdfTables
@@ -174,3 +143,33 @@ class GaussianPrior(AbstractPrior):
         units = units.clamp_(-_MAX_UNITS, _MAX_UNITS).round_().to(torch.int32).contiguous()
         thresholds = torch.tensor(tables.thresholds, device=scales.device)
         return torch.bucketize(units, thresholds, out_int32=True)
+
+
+class GaussianPrior(AbstractConditionalPrior):
+    """Normal distribution; the scales are standard deviations, the bound 0.11 if none is given.
+
+    Source: Balle et al., ICLR 2018 (arXiv:1802.01436), section 3; with means, Minnen et al.,
+    NeurIPS 2018 (arXiv:1809.02736).
+    """
+
+    def __init__(self, *, scale_bound: float | None = None):
+        super().__init__(Gaussian(), scale_bound)
+
+
+class LaplacePrior(AbstractConditionalPrior):
+    """Laplace distribution; the scales are `b`, the bound about 0.0523 if none is given."""
+
+    def __init__(self, *, scale_bound: float | None = None):
+        super().__init__(Laplace(), scale_bound)
+
+
+class GeneralizedGaussianPrior(AbstractConditionalPrior):
+    """Density `exp(-|v / alpha|^beta)` of one beta, 0.5 to 4; the scales are `alpha`.
+
+    The bound is 0.12 for beta 1.5 if none is given (`bound_of_beta`). Raises `ConfigError` for
+    another beta or bound. Source: Zhang, Li and Liu (arXiv:2411.19320), of which the abstract was
+    seen; beta 1.5 and the bound 0.12 as in public code of the same group.
+    """
+
+    def __init__(self, beta: float = 1.5, *, scale_bound: float | None = None):
+        super().__init__(GeneralizedGaussian(beta), scale_bound)

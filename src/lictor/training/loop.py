@@ -32,6 +32,7 @@ MAX_SKIPPED_IN_A_ROW = 50
 # So many parameters are named in a message.
 _NAMED = 3
 _LOSS = "loss"
+_LESS = "raise train.accumulate, or lower train.batch_size or data.crop_size"
 # Gradients of a smaller norm have finite squares, in float32.
 _SURE_NORM = 1e18
 
@@ -152,17 +153,16 @@ def _not_finite(model: torch.nn.Module) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _memory_of_the_device() -> Iterator[None]:
-    """Say what to do when a device has too little memory."""
+def enough_memory(lower: str) -> Iterator[None]:
+    """Say what to do when a device, or the memory of a CPU, has too little room: `lower` what."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        asked = re.search(r"Tried to allocate ([\d.]+ \w+)", str(error))
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU has none of its own
+        asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+        if not (asked or isinstance(error, torch.OutOfMemoryError)):
+            raise
         more = f" ({asked[1]} more were asked for)" if asked else ""
-        raise LictorError(
-            f"the device has too little memory{more}; raise train.accumulate, or lower "
-            "train.batch_size or data.crop_size"
-        ) from error
+        raise LictorError(f"the device has too little memory{more}; {lower}") from error
 
 
 def _parameters_of(model: nn.Module, parts: Collection[str]) -> list[nn.Parameter]:
@@ -202,7 +202,7 @@ def train(
         )
         for group in state.optimizer.param_groups:
             group["lr"] = lr
-        with _memory_of_the_device():
+        with enough_memory(_LESS):
             report = train_step(
                 task,
                 batch,

@@ -19,6 +19,7 @@ from lictor.metrics import psnr_of_mse
 from lictor.models.base import AbstractCodecModel
 from lictor.runtime import Runtime
 from lictor.training.loss import rate_distortion
+from lictor.training.mismatch import mismatch
 from lictor.training.phases import phase_at
 from lictor.training.recipe import RunConfig
 from lictor.training.task import TaskLoss
@@ -52,6 +53,7 @@ class RateDistortionTask:
         surrogate: the stand-in for rounding at a point of the run, 0 to 1; `mixed().at` for one.
         runtime: where, and in which precision.
         evaluation_side: the evaluation sees the middle of a picture, at most so many pixels a side.
+        mismatch: the evaluation also tells what the surrogate makes of the loss beside rounding.
         pieces: the crops of a step are worked on in so many pieces, for less memory.
         draws_ahead: draw the noise before the model is called, as one that is compiled needs.
 
@@ -66,7 +68,7 @@ class RateDistortionTask:
     surrogate: Callable[[float], Surrogate]
     runtime: Runtime = field(default_factory=Runtime)
     evaluation_side: int = 512
-
+    mismatch: bool = False
     pieces: int = 1
     draws_ahead: bool = False
     _noted: dict[Any, NotedDraws] = field(default_factory=dict, repr=False)
@@ -119,11 +121,13 @@ class RateDistortionTask:
         return self._noted[key]
 
     @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, progress: float = 1.0) -> dict[str, float]:
         """Return mean `loss`, `bpp` and `psnr` (dB) of the held-out pictures.
 
         In float32, with hard rounding, of the middle of each picture; the PSNR is that of unrounded
-        output.
+        output. With `mismatch` also, as means of `lictor.training.mismatch`: `mismatch` (of the
+        loss), `mismatch_mse`, and `mismatch_bpp_y` for each latent such as y, under the surrogate
+        of `progress`.
         """
         training = self.model.training
         self.model.eval()
@@ -133,13 +137,27 @@ class RateDistortionTask:
             # Not the compiled one, which would be compiled anew for every size.
             loss = rate_distortion(x, self.model.forward(x), self.lmbda)
             psnr = psnr_of_mse(255**2 * max(float(loss.distortion), _LEAST_ERROR))
-            own.append((number, float(loss.total), float(loss.bpp), psnr))
+            row = {"loss": float(loss.total), "bpp": float(loss.bpp), "psnr": psnr}
+            if self.mismatch:
+                row |= self._mismatch(x, number, progress)
+            own.append((number, row))
         self.model.train(training)
         # Added up in the order of the pictures, whoever has evaluated them.
-        rows = sorted(row for part in self.runtime.gather(own) for row in part)
-        _, losses, bpps, psnrs = zip(*rows, strict=True)
-        means = (sum(values) / len(rows) for values in (losses, bpps, psnrs))
-        return dict(zip(("loss", "bpp", "psnr"), means, strict=True))
+        gathered = sorted(
+            (numbered for part in self.runtime.gather(own) for numbered in part),
+            key=lambda numbered: numbered[0],
+        )
+        rows = [row for _, row in gathered]
+        return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+
+    def _mismatch(
+        self, x: Float[torch.Tensor, "b c h w"], number: int, progress: float
+    ) -> dict[str, float]:
+        """Return what the surrogate makes of a held-out picture beside rounding."""
+        noise = Noise(self.crops.seed, number)
+        told = mismatch(self.model, self.surrogate(progress), x, self.lmbda, noise)
+        rates = {f"mismatch_bpp_{name}": bpp for name, bpp in told.rate_bpp.items()}
+        return {"mismatch": told.total, "mismatch_mse": told.distortion, **rates}
 
     def _middle(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "a b 3"]:
         height, width = (min(side, self.evaluation_side) for side in image.shape[:2])
@@ -196,6 +214,7 @@ def codec_task(
         surrogate=_surrogates(config),
         runtime=runtime,
         evaluation_side=settings.eval_side,
+        mismatch=settings.mismatch,
         pieces=settings.accumulate,
         draws_ahead=settings.compile,
     )

@@ -21,6 +21,7 @@ from lictor.config import (
     between,
     changeable,
     chosen,
+    names,
     nearest,
     one_of,
     option,
@@ -183,6 +184,8 @@ class TrainConfig(Settings):
     """Steps between evaluations on the held-out pictures."""
     eval_side: int = option(512, at_least(1))
     """The evaluation sees the middle of a picture, at most so many pixels a side."""
+    mismatch: bool = option(False, may_change=True)
+    """Evaluations also tell how much the surrogate makes of the loss beside rounding."""
     checkpoint_every: int = option(1000, at_least(1), may_change=True)
     """Steps between checkpoints."""
     conflict_every: int = option(0, at_least(0), may_change=True)
@@ -279,21 +282,30 @@ def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> RunConfig:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     written = {section: set(keys) for section, keys in tree.items() if isinstance(keys, dict)}
     # Names go first: a switch takes out what the file says, not what the other overrides say.
-    for override in sorted(overrides, key=lambda text: not _names_a_choice(text)):
+    for override in sorted(overrides, key=_depth_of_choice):
         _apply_override(tree, override, written)
     return config_from_dict(tree, source=str(path))
 
 
-def _names_a_choice(override: str) -> bool:
+def _depth_of_choice(override: str) -> int:
+    """Return 0 for what names a section's choice, 1 for a choice of that, 2 for all else."""
     section, _, rest = override.partition(".")
     key = rest.partition("=")[0]
-    return section in SECTIONS and key in _choice_keys(section)
+    if key not in _choosers(section):
+        return 2
+    return 0 if _choosers(section)[key] is SECTIONS[section] else 1
 
 
-def _choice_keys(section: str) -> list[str]:
-    """Return the keys of a section that name a choice."""
-    fields = dataclasses.fields(SECTIONS[section])
-    return [f.metadata["by"] for f in fields if "table" in f.metadata]
+def _choosers(section: str) -> dict[str, Any]:
+    """Return the keys of a section that name a choice, each with the dataclass that it is of."""
+    found: dict[str, Any] = {}
+    classes = [SECTIONS[section]] if section in SECTIONS else []
+    for cls in classes:
+        for f in dataclasses.fields(cls):
+            if "table" in f.metadata:
+                found.setdefault(f.metadata["by"], cls)
+                classes += [line.settings for line in f.metadata["table"].values()]
+    return found
 
 
 def _apply_override(tree: dict[str, Any], override: str, written: dict[str, set[str]]) -> None:
@@ -316,23 +328,25 @@ def _apply_override(tree: dict[str, Any], override: str, written: dict[str, set[
         _check_can_be_unset(section, name, written.get(section, set()) | set(table), override)
         table.pop(name, None)
         return
-    if section in SECTIONS and name in _choice_keys(section):
-        for foreign in _settings_of_former(SECTIONS[section], table, name, value):
+    if name in _choosers(section):
+        for foreign in _settings_of_former(section, table, name, value):
             table.pop(foreign, None)
     table[name] = value
 
 
-def _settings_of_former(cls: Any, table: dict[str, Any], by: str, value: Any) -> list[str]:
+def _settings_of_former(section: str, table: dict[str, Any], by: str, value: Any) -> list[str]:
     """Return the keys that belong to what a section named before another name is set."""
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = {f.name: f for f in dataclasses.fields(_choosers(section)[by])}
     former = table.get(by, fields[by].default)
-    names = next(f.metadata["table"] for f in fields.values() if f.metadata.get("by") == by)
-    if value == former or former not in names:
+    choices = next(f.metadata["table"] for f in fields.values() if f.metadata.get("by") == by)
+    if value == former or former not in choices:
         return []
-    keys = [f.name for f in dataclasses.fields(names[former].settings)]
-    if cls is ModelConfig or value not in names:
-        return keys  # equal names are other widths of another network
-    kept = {f.name for f in dataclasses.fields(names[value].settings)}
+    keys = names(choices[former].settings)
+    if section == "model" or value not in choices:
+        return (
+            keys  # equal names are other widths of another network, other scales of another prior
+        )
+    kept = names(choices[value].settings)
     return [key for key in keys if key not in kept]
 
 

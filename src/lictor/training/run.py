@@ -44,7 +44,7 @@ from lictor.training.checkpoint import (
     save_weights,
 )
 from lictor.training.hooks import TrainHook, evaluation_weights
-from lictor.training.loop import StepReport, train
+from lictor.training.loop import StepReport, enough_memory, train
 from lictor.training.phases import Phase
 from lictor.training.probe import ConflictProbe
 from lictor.training.rate_distortion import RateDistortionTask, codec_task, decoded_in_use
@@ -289,9 +289,9 @@ def _open_pictures(
         )
 
     folder = open_them() if runtime.is_first else None
-    runtime.gather(None)
+    runtime.gather_late(None)
     folder = folder or open_them()
-    seen = runtime.gather(folder.identity)
+    seen = runtime.gather_late(folder.identity)
     if len(set(seen)) > 1:
         odd = next(rank for rank, identity in enumerate(seen) if identity != seen[0])
         raise ConfigError(
@@ -410,7 +410,8 @@ def _train_and_keep(
     def evaluate() -> Evaluation:
         nonlocal best
         with evaluation_weights(hooks):
-            metrics = task.evaluate()
+            with enough_memory("lower train.eval_side"):
+                metrics = task.evaluate(state.step / settings.steps)
             record({"kind": "evaluation", "step": state.step, **metrics})
             result = Evaluation(state.step, metrics.pop("loss"), metrics)
             if writes and result.loss < best:

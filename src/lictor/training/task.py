@@ -41,9 +41,10 @@ class Task(Protocol):
         """Return the loss of a piece at a step, `progress` of the way through the run (0 to 1)."""
         ...
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, progress: float = 1.0) -> dict[str, float]:
         """Return averages over what was kept out of training, the `loss` among them.
 
-        The processes of a run share the work, and all return the same.
+        It stands `progress` of the way through the run (0 to 1). The processes of a run share the
+        work, and all return the same.
         """
         ...

@@ -25,7 +25,7 @@ class LinearTemperature:
     def __call__(self, progress: float) -> float:
         """Return the temperature at a point of the run."""
         way = _way(progress, self.first, self.last)
-        return self.start + way * (self.end - self.start)
+        return self.end if way == 1 else self.start + way * (self.end - self.start)
 
 
 @dataclass(frozen=True)

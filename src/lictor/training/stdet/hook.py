@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lictor.errors import CheckpointError, ConfigError
 from lictor.layers.gdn import GDN
-from lictor.priors.factorized import FactorizedPrior
+from lictor.priors.base import AbstractPrior
 from lictor.runtime import Runtime
 from lictor.training.sma import SMA
 from lictor.training.stdet.flat import FlatParameters
@@ -34,7 +34,7 @@ from lictor.training.stdet.sensitivity import KINDS, Sensitivity
 
 _FREE_LAYERS = (
     GDN,
-    FactorizedPrior,
+    AbstractPrior,
     nn.LayerNorm,
     nn.GroupNorm,
     nn.BatchNorm1d,
@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 def always_free(model: nn.Module) -> list[nn.Parameter]:
     """Return the parameters that are never embedded: they are bounded, or few and sensitive.
 
-    These are the parameters of GDN, of normalization layers and of factorized priors.
+    These are the parameters of GDN, of normalization layers and of priors.
     """
     layers = (module for module in model.modules() if isinstance(module, _FREE_LAYERS))
     return [p for layer in layers for p in layer.parameters()]
