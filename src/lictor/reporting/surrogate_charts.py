@@ -8,7 +8,7 @@ import numpy as np
 
 from lictor.analysis.surrogates.tables import BATCHES, DECODERS, DRAWN_AT
 from lictor.analysis.table import Cell, Table
-from lictor.priors.conditional import SCALE_BOUND
+from lictor.priors.families import SCALE_BOUND
 from lictor.reporting.chart_file import save_chart
 
 _LOOKS = {"font.size": 8.5, "axes.titlesize": 8.5, "axes.grid": True}

@@ -21,8 +21,8 @@ _Array = Float64[np.ndarray, "..."]
 # The customary floor of a likelihood, at most 29.9 bits a symbol.
 FLOOR = 1e-9
 _LOG2 = float(np.log(2.0))
-# Scales among which the best is looked for; neighbours are 1 % apart.
-_SCALES = np.geomspace(0.004, 4.0, 700)
+# Scales among which the best is looked for; neighbours are 2 % apart.
+_SCALES = np.geomspace(0.004, 4.0, 350)
 # Integers that are summed over; beyond, no source here has mass that counts.
 _MOST_SYMBOL = 400
 
@@ -114,7 +114,7 @@ class BestScales:
 
 
 def best_scales(source: Source, spreads: _Array, *, floor: float = FLOOR) -> BestScales:
-    """Find the best scales by trying out 700, from 0.004 to 4, and a parabola between neighbours.
+    """Find the best scales by trying out 350, from 0.004 to 4, and a parabola between neighbours.
 
     Raises `ConfigError` when a spread is not from 0.01 to 2, beyond which the best may be outside.
     """
