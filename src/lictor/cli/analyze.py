@@ -8,6 +8,7 @@ from lictor.cli.analyze_modes import modes
 from lictor.cli.analyze_nqm import nqm
 from lictor.cli.analyze_outliers import outliers
 from lictor.cli.analyze_ptq import ptq
+from lictor.cli.analyze_surrogates import surrogates
 
 ANALYSES: dict[str, Callable[..., int]] = {
     "conflict": conflict,
@@ -16,4 +17,5 @@ ANALYSES: dict[str, Callable[..., int]] = {
     "nqm": nqm,
     "outliers": outliers,
     "ptq": ptq,
+    "surrogates": surrogates,
 }

@@ -12,7 +12,8 @@ from lictor.cli.outputs import output_files
 from lictor.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lictor.analysis.nqm.tables import Cell, Settings, Table
+    from lictor.analysis.nqm.tables import Settings
+    from lictor.analysis.table import Cell, Table
 
 Numbers = Annotated[tuple[float, ...], arg(help_behavior_hint="")]
 Counts = Annotated[tuple[int, ...], arg(help_behavior_hint="")]
@@ -77,7 +78,8 @@ def _write(
     targets: Mapping[str, Path], settings: "Settings", seed: int, tables: "Mapping[str, Table]"
 ) -> None:
     """Write charts and tables, each file whole or not at all."""
-    from lictor.analysis.nqm.tables import table_to_csv, tables_to_json
+    from lictor.analysis.nqm.tables import tables_to_json
+    from lictor.analysis.table import table_to_csv
     from lictor.files import write_file
     from lictor.reporting import nqm_charts as charts
 

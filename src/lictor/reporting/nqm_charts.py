@@ -18,7 +18,8 @@ from lictor.analysis.nqm.closed_forms import (
     step_factor,
     v_sgd,
 )
-from lictor.analysis.nqm.tables import SIMULATED, Cell, Settings, Table, start_of, steps_per_decade
+from lictor.analysis.nqm.tables import SIMULATED, Settings, start_of, steps_per_decade
+from lictor.analysis.table import Cell, Table
 from lictor.reporting.chart_file import save_chart
 
 _LOOKS = {"font.size": 9, "axes.titlesize": 9, "axes.grid": True}

@@ -1,7 +1,5 @@
 """Tables of the noisy quadratic model: every closed form beside its simulation."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,9 +33,9 @@ from lictor.analysis.nqm.modes import (
     equal_mode,
     v_embedded,
 )
+from lictor.analysis.table import Cell, Table
 from lictor.errors import ConfigError
 
-Cell = float | int | str | None
 _FORMAT = "lictor-nqm-1"
 SIMULATED = ", simulated"  # ends the key of what stands beside a closed form
 _UNIT = Quadratic(np.ones(1), np.ones(1))
@@ -106,15 +104,6 @@ class Settings:
             "feedback": Averaging(self.alpha, self.interval, feedback=True),
             "no feedback": Averaging(self.alpha, self.interval, feedback=False),
         }
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of equal keys under a name, for files, and a title, for people; None is no number."""
-
-    name: str
-    title: str
-    rows: Sequence[Mapping[str, Cell]]
 
 
 def all_tables(settings: Settings, seed: int) -> Iterator[Sequence[Table]]:
@@ -406,12 +395,3 @@ def tables_to_json(settings: Settings, seed: int, tables: Sequence[Table]) -> st
         },
     }
     return json.dumps(tree, indent=1, allow_nan=False) + "\n"
-
-
-def table_to_csv(table: Table) -> str:
-    """Return one table as CSV with a header; empty fields where there is no number."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(table.rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table.rows)
-    return text.getvalue()
