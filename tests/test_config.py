@@ -57,7 +57,10 @@ def test_types_are_exact_and_an_integer_is_welcome_as_a_number():
         ({"name": "groups", "gain": -1}, r"section\.gain = -1 must be at least 0"),
         ({"name": "groups", "gain": "x"}, r"section\.gain = 'x' must be a number"),
         ({"widths": [1]}, r"here: section\.widths is a setting of groups, not of plain"),
-        ({"name": "grups"}, r"here: unknown thing 'grups': choose one of plain, groups"),
+        (
+            {"name": "grups"},
+            r"here: unknown thing 'grups': did you mean 'groups'\? choose one of plain",
+        ),
         ({"word": "c"}, r"section\.word = 'c' must be a or b"),
         ({"sise": 1}, r"unknown key 'sise' in \[section\]; did you mean 'size'"),
     ],

@@ -349,6 +349,7 @@ def test_means_and_gaps_are_those_of_the_replicas():
     assert a.gap == pytest.approx(sum(a.train) / 2 - a.mean)
 
 
+@pytest.mark.slow
 def test_a_synthesis_that_sees_what_is_not_charged_raises_the_alarm():
     schedule = LinearTemperature(1.0, 0.1, 0.0, 0.95)
     leaking = Surrogate(SoftRound(), AdditiveNoise(), temperature=schedule, force=True)

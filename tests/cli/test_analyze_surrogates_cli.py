@@ -42,6 +42,7 @@ def lictor(capsys, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_everything_is_tabulated_and_drawn(lictor, tmp_path):
     code, said, errors = lictor("-o", tmp_path / "out", *SMALL)
     assert (code, errors) == (0, [])

@@ -57,7 +57,7 @@ def test_the_file_is_what_the_library_makes(lictor, pictures, codec_file):
         assert f"{len(data)} bytes" in said[0]
 
 
-@pytest.mark.parametrize("jobs", [(), ("-j", 2)])
+@pytest.mark.parametrize("jobs", [(), pytest.param(("-j", 2), marks=pytest.mark.slow)])
 def test_a_folder_is_refined_by_any_number_of_processes(
     jobs, lictor, pictures, codec_file, tmp_path
 ):
@@ -119,7 +119,7 @@ def test_settings_out_of_range_are_refused_before_anything_is_made(args, words, 
     assert not pictures[0].with_suffix(".lic").exists()
 
 
-@pytest.mark.parametrize("jobs", [(), ("-j", 2)])
+@pytest.mark.parametrize("jobs", [(), pytest.param(("-j", 2), marks=pytest.mark.slow)])
 def test_a_quantized_codec_is_refused_once_for_all_pictures(jobs, capsys, pictures):
     command = ["compress", *map(str, pictures), "--effort", "1"]
     with pytest.raises(SystemExit) as info:

@@ -7,8 +7,8 @@ import torch
 from conftest import combined, photo, photo_tensor
 from lictor.codecs.learned import Codec
 from lictor.errors import CheckpointError, ConfigError, LictorError
+from lictor.layers.quantize.catalogue import SURROGATES, mixed
 from lictor.layers.quantize.noise import Noise
-from lictor.layers.quantize.surrogate import SURROGATES, mixed
 from lictor.models.base import AbstractCodecModel
 from lictor.models.hyperprior import FactorizedModel
 from lictor.models.zoo import MODELS, build_model
