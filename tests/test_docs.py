@@ -155,7 +155,7 @@ def test_internal_links_resolve(page):
             assert anchor in slugs, f"{page.name}: {target}"
 
 
-@pytest.mark.parametrize("name", ["readme_table.py", "compare_effects.py"])
+@pytest.mark.parametrize("name", ["readme_table.py", "compare_effects.py", "surrogates_table.py"])
 def test_generated_tables_are_what_the_results_say(name):
     script = ROOT / "benchmarks" / name
     done = subprocess.run(
