@@ -42,14 +42,14 @@ def _figure(runs: Sequence[MismatchRun]) -> Any:
             if values is not None:
                 axes.plot(run.steps, values, color=colour, marker=".", label=run.name)
         axes.set_title(title, fontsize=9)
+        if number >= len(panels) - columns:  # the lowest of each column
+            axes.tick_params(labelbottom=True)
         axes.grid(alpha=0.3)
         if number:
             low, high = axes.get_ylim()
             axes.axhspan(min(low, 0), 0, color=_FLATTERS, zorder=-1)
             axes.axhline(0, color="grey", linewidth=0.8)
             axes.set_ylim(low, max(high, 0))
-        else:
-            axes.set_yscale("log")
     lines, names = grid.flat[0].get_legend_handles_labels()
     figure.legend(lines, names, loc="outside upper center", ncols=min(len(runs), 4), frameon=False)
     figure.supxlabel("steps   (shaded: the loss of training is below the real one)", fontsize=8)
