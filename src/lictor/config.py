@@ -11,7 +11,7 @@ valid name. Nothing here imports torch.
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, Generic, TypeVar, get_args, get_origin
@@ -23,10 +23,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Rule:
-    """What a type cannot say of a value: a test, and words for what passes it."""
+    """What a type cannot say of a value: a test, and words for what passes it.
+
+    `choices` are all values that pass, where there are so many: the nearest is named.
+    """
 
     allows: Callable[[Any], bool]
     words: str
+    choices: tuple[str, ...] = ()
 
 
 POSITIVE = Rule(lambda v: v > 0, "positive")
@@ -47,7 +51,8 @@ def between(least: float, most: float) -> Rule:
 def one_of(*words: str) -> Rule:
     """Allow these words."""
     listed = ", ".join(words[:-1])
-    return Rule(lambda v: v in words, f"{listed} or {words[-1]}" if listed else words[-1])
+    said = f"{listed} or {words[-1]}" if listed else words[-1]
+    return Rule(lambda v: v in words, said, words)
 
 
 def option(
@@ -119,8 +124,8 @@ def _choices(cls: type) -> Iterator[tuple[str, Mapping[str, Choice[Any]], str, s
 def pick(table: Mapping[str, Choice[Any]], name: str, kind: str) -> Choice[Any]:
     """Return a line of a table; raises `ConfigError` on an unknown name, with those that exist."""
     if name not in table:
-        close = difflib.get_close_matches(str(name), table, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        close = _closest(str(name), table)
+        hint = "" if close is None else f"did you mean {close!r}? "
         raise ConfigError(f"unknown {kind} {name!r}: {hint}choose one of {', '.join(table)}")
     return table[name]
 
@@ -172,8 +177,15 @@ def names(cls: type) -> list[str]:
 
 def nearest(name: str, valid: list[str]) -> str:
     """Return a hint that names the valid word closest to `name`, or all of them."""
-    close = difflib.get_close_matches(name, valid, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(valid)}"
+    close = _closest(name, valid)
+    return f"valid: {', '.join(valid)}" if close is None else f"did you mean {close!r}?"
+
+
+def _closest(name: str, valid: Iterable[str]) -> str | None:
+    """Return the valid word closest to `name`, whatever the case of either; None if none is."""
+    words = {word.casefold(): word for word in valid}
+    close = difflib.get_close_matches(name.casefold(), words, n=1)
+    return words[close[0]] if close else None
 
 
 _TYPES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
@@ -238,7 +250,9 @@ def _is_required(f: "dataclasses.Field[Any]") -> bool:
 def _checked(value: Any, f: "dataclasses.Field[Any]", where: str) -> Any:
     converted, rule = _convert(value, f.type, where), f.metadata.get("rule")
     if rule is not None and converted is not None and not rule.allows(converted):
-        raise ConfigError(f"{where} = {value!r} must be {rule.words}")
+        close = _closest(str(value), rule.choices)
+        hint = "" if close is None else f"; did you mean {close!r}?"
+        raise ConfigError(f"{where} = {value!r} must be {rule.words}{hint}")
     return converted
 
 

@@ -344,12 +344,18 @@ def test_settings_replace_what_a_surrogate_has_by_itself():
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [
-        ("sua", {"anneal_from": 0.9, "anneal_until": 0.2}, "ends after it begins"),
+        (
+            "sua",
+            {"anneal_from": 0.9, "anneal_until": 0.2},
+            r"anneal_until = 0\.2 must not be before anneal_from = 0\.9",
+        ),
         ("sua", {"temperature": 1.5}, r"temperature = 1\.5 must be from 0 to 1"),
         ("sua", {"temperature_end": -1.0}, "at least 0"),
         ("sua", {"anneal": "exponential"}, "both must be positive"),
+        ("sua", {"anneal_from": 0.97}, r"anneal_until = 0\.95 must not be before"),
         ("sua", {"variant": "E"}, "A, B, C or D"),
-        ("pair", {"synthesis": "sgd"}, "must be identity, noise"),
+        ("sua", {"variant": "b"}, "A, B, C or D; did you mean 'B'"),
+        ("pair", {"synthesis": "sgd"}, "must be identity, noise, .*; did you mean 'sga'"),
         ("pair", {"temperature_end": 0.1}, "where it begins"),
         ("pair", {"temperature": 0.1}, "takes none"),
     ],

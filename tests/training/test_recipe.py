@@ -114,6 +114,22 @@ def test_there_is_a_recipe():
         ("[optim]\nname = 'soap'\nfactor_bet = 0.9", ["did you mean 'factor_beta'"]),
         ("[optim]\nname = 'sop'", ["unknown optimizer 'sop'", "adam, adamw, soap, muon"]),
         ("[optim]\nschedule = 'cosine'\nflat = 0.5", ["optim.flat is a setting of flat-cosine"]),
+        ("[surrogate]\nname = 'sau'", ["unknown surrogate 'sau'", "did you mean 'sua'"]),
+        ("[surrogate]\nname = 'sua'\nvariant = 'b'", ["surrogate.variant = 'b'", "mean 'B'"]),
+        (
+            "[surrogate]\nname = 'sua'\ntemperature = 1.5",
+            ["[surrogate] name = 'sua'", "temperature = 1.5 must be from 0 to 1"],
+        ),
+        (
+            "[surrogate]\nname = 'sga'\nanneal_from = 0.9\nanneal_until = 0.5",
+            ["[surrogate] name = 'sga'", "anneal_until = 0.5", "anneal_from = 0.9"],
+        ),
+        (
+            "[surrogate]\nname = 'pair'\nsynthesis = 'sga'",
+            ["[surrogate] name = 'pair'", "this pair leaks"],
+        ),
+        ("[surrogate]\nname = 'sua'\nvariant = 'C'", ["[surrogate] name = 'sua'", "leaks"]),
+        ("[[phase]]\nshare = 1\nsurrogate = 'sau'", ["phase[0].surrogate", "mean 'sua'"]),
         ("[surrogate]\nmean_gradient = 'some'", ["surrogate.mean_gradient", "none, recon or full"]),
         ("[phase]\nshare = 1", ["'phase' must be a list", "[[phase]]"]),
         ("[[phase]]\nshare = 0.4\n[[phase]]\nshare = 0.5", ["add up to 1", "0.4 + 0.5 = 0.9"]),

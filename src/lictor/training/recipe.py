@@ -211,6 +211,15 @@ class RunConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "phases", tuple(self.phases))
         check_shares(self.phases)
+        _check_surrogate(self.surrogate)
+
+
+def _check_surrogate(section: SurrogateConfig) -> None:
+    """Raise `ConfigError` when no surrogate can be made of its settings, such as one that leaks."""
+    try:
+        SURROGATES[section.name].make(section.settings)
+    except ConfigError as error:
+        raise ConfigError(f"[surrogate] name = {section.name!r}: {error}") from error
 
 
 # The sections of a recipe, by name.

@@ -118,11 +118,15 @@ def _schedule(
 ) -> Schedule:
     """Return a schedule: what is given, else what the default says."""
     shape = type(default) if anneal is None else _SHAPES[anneal]
+    first = default.first if anneal_from is None else anneal_from
+    last = default.last if anneal_until is None else anneal_until
+    if first > last:
+        raise ConfigError(f"anneal_until = {last} must not be before anneal_from = {first}")
     return shape(
         default.start if temperature is None else temperature,
         default.end if temperature_end is None else temperature_end,
-        default.first if anneal_from is None else anneal_from,
-        default.last if anneal_until is None else anneal_until,
+        first,
+        last,
     )
 
 
