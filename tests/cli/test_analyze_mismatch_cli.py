@@ -73,6 +73,24 @@ def test_the_parts_add_up_in_units_of_the_loss(tmp_path):
     assert run.rate_bpp == {"y": (0.25,)}
 
 
+def test_where_a_run_went_on_with_other_pictures_is_known_and_drawn(lictor, tmp_path):
+    same, other = (write_run(tmp_path / name, [0.1, 0.2, 0.3]) for name in ("same", "other"))
+    path = other / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    lines.insert(2, json.dumps({"kind": "data", "step": 10, "identity": "x"}))
+    path.write_text("\n".join(lines))
+    runs = [load_mismatch_run(folder) for folder in (same, other)]
+    assert [run.other_data for run in runs] == [(), (10,)]
+    assert runs[0].total == runs[1].total
+    charts = []
+    for folder, out in ((same, tmp_path / "a"), (other, tmp_path / "b")):
+        folder = folder.rename(tmp_path / "run")  # the same name in both
+        assert lictor("analyze", "mismatch", folder, "-o", out)[0] == 0
+        folder.rename(tmp_path / f"done-{out.name}")
+        charts.append((out / "mismatch.png").read_bytes())
+    assert charts[0] != charts[1]
+
+
 def test_what_is_no_such_run_is_refused_in_one_line(lictor, tmp_path):
     (tmp_path / "empty").mkdir()
     plain = write_run(tmp_path / "plain", [])

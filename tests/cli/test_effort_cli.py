@@ -136,6 +136,11 @@ def test_a_compressed_file_is_no_picture(more, lictor, pictures, tmp_path):
     assert (code, said, len(errors)) == (1, [], 1)
     assert "compressed already, and lictor decompress restores" in errors[0]
     assert not (tmp_path / "x.lic").exists()
+    whole = pictures[0].with_suffix(".lic").read_bytes()
+    code, said, errors = lictor(pictures[0].with_suffix(".lic"), *more)  # no place for the result
+    assert (code, said, len(errors)) == (1, [], 1)
+    assert ".lic files are compressed already" in errors[0]
+    assert pictures[0].with_suffix(".lic").read_bytes() == whole
 
 
 def test_a_picture_with_the_name_of_a_compressed_file_is_a_picture(lictor, tmp_path):

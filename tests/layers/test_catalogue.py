@@ -311,6 +311,11 @@ def test_a_pair_that_leaks_anywhere_on_its_way_is_refused():
         sua(variant="A")  # noise at 1 and rounding at 0 are harmless, what is between is not
     with pytest.raises(ConfigError, match="leaks"):
         pair(synthesis="dsq", rate="universal", temperature=10.0, temperature_end=0.3)
+    with pytest.raises(ConfigError, match=r"leaks.* or force it"):
+        SURROGATES["dsq"](temperature_end=0.3)
+    assert SURROGATES["dsq"](temperature_end=0.3, force=True).at(1.0).rate == (
+        UniversalQuantization()
+    )
     assert (
         sua(variant="A", shared=True).at(0.8).rate == sua(variant="A", force=True).at(0.8).synthesis
     )

@@ -26,7 +26,8 @@ class MismatchRun:
     """The evaluations of one run, in order.
 
     `loss` is that of rounding; `total`, `distortion` (both in units of the loss) and `rate_bpp` of
-    each latent are mismatches: negative where training flatters.
+    each latent are mismatches: negative where training flatters. After each step of `other_data`
+    the run went on with other pictures: a loss from before and one from after do not compare.
     """
 
     name: str
@@ -35,6 +36,7 @@ class MismatchRun:
     total: tuple[float, ...]
     distortion: tuple[float, ...]
     rate_bpp: Mapping[str, tuple[float, ...]]
+    other_data: tuple[int, ...] = ()
 
     @property
     def warning(self) -> str | None:
@@ -60,7 +62,8 @@ def load_mismatch_run(folder: Path | str) -> MismatchRun:
         lmbda = float(config["loss"]["lmbda"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{folder}: not a readable run folder ({error})") from error
-    rows = [row for row in map(_evaluation, lines) if row is not None]
+    every = [row for row in map(_row, lines) if row is not None]
+    rows = [row for row in every if _tells_mismatch(row)]
     if not rows:
         raise DataError(
             f"{folder}: no evaluation has told a mismatch; train with --set train.mismatch=true"
@@ -68,24 +71,32 @@ def load_mismatch_run(folder: Path | str) -> MismatchRun:
     latents = [key for key in rows[0] if key.startswith(_RATE)]
     return MismatchRun(
         folder.resolve().name,
-        tuple(int(row["step"]) for row in rows),
+        tuple(row["step"] for row in rows),
         _column(rows, "loss"),
         _column(rows, _TOTAL),
         tuple(lmbda * 255**2 * value for value in _column(rows, _MSE)),
         {key.removeprefix(_RATE): _column(rows, key) for key in latents},
+        tuple(row["step"] for row in every if row["kind"] == "data"),
     )
 
 
-def _evaluation(line: str) -> dict[str, Any] | None:
-    """Return the row of an evaluation that tells a mismatch; None for any other line."""
+def _row(line: str) -> dict[str, Any] | None:
+    """Return a line's row if it says its kind and step; None for any other line."""
     try:
         row = json.loads(line)
-        if row["kind"] != "evaluation" or isinstance(row["step"], bool):
-            return None
-        float(row["loss"]), float(row[_TOTAL]), float(row[_MSE]), int(row["step"])
+        whole = type(row["step"]) is int and isinstance(row["kind"], str)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return row
+    return row if whole else None
+
+
+def _tells_mismatch(row: dict[str, Any]) -> bool:
+    """Tell whether a row is that of an evaluation with `train.mismatch`."""
+    try:
+        float(row["loss"]), float(row[_TOTAL]), float(row[_MSE])
+    except (ValueError, KeyError, TypeError):
+        return False
+    return row["kind"] == "evaluation"
 
 
 def _column(rows: Sequence[dict[str, Any]], key: str) -> tuple[float, ...]:

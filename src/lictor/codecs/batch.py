@@ -216,7 +216,8 @@ def _check_places(source: str, target: str) -> bool:
             raise
         raise DataError(f"{source}: not a usable path ({error})") from error
     if same:
-        raise DataError(f"{source}: input and output are the same file")
+        hint = f", and {LIC} files are compressed already" if suffix_of(source) == LIC else ""
+        raise DataError(f"{source}: input and output are the same file{hint}")
     return there
 
 

@@ -116,7 +116,7 @@ class Laplace(Family):
 
     @property
     def default_bound(self) -> float:
-        """About 0.0522: a zero costs what it does at the bound of a generalized Gaussian."""
+        """About 0.0523: a zero costs what it does at the bound of a generalized Gaussian."""
         return bound_of_beta(1.0)
 
     def both_tails(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -16,7 +16,7 @@ def save_mismatch_chart(path: Path, runs: Sequence[MismatchRun]) -> None:
 
     One panel for the loss with rounding, one for the mismatch of the loss, one for its part of the
     distortion, and one for the rate of each latent. Below 0, where training flatters, the ground is
-    shaded.
+    shaded. A dotted line is where a run went on with other pictures.
     """
     save_chart(path, lambda: _figure(runs), _LOOKS)
 
@@ -41,6 +41,8 @@ def _figure(runs: Sequence[MismatchRun]) -> Any:
             values = series[number]
             if values is not None:
                 axes.plot(run.steps, values, color=colour, marker=".", label=run.name)
+            for step in run.other_data:
+                axes.axvline(step, color=colour, linewidth=0.8, linestyle=":")
         axes.set_title(title, fontsize=9)
         if number >= len(panels) - columns:  # the lowest of each column
             axes.tick_params(labelbottom=True)

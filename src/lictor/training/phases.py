@@ -21,7 +21,7 @@ class Phase(Settings):
     lr: float | None = option(None, POSITIVE, may_change=True)
     """Peak learning rate in place of `optim.lr`; the schedule goes on over the whole run."""
     surrogate: str | None = option(None, one_of(*SURROGATES))
-    """A name from the table of surrogates, in place of that of [surrogate]; with its defaults."""
+    """Name of a surrogate, with its defaults; that of [surrogate] has the settings it has there."""
     freeze: tuple[str, ...] = ()
     """Parts of the model, such as "g_a", whose weights rest."""
 

@@ -31,7 +31,7 @@ def gaussian_log_bits(residual: Tensor, scale: Tensor | float) -> Tensor:
     """Return `-log2` of a Gaussian's mass on the unit interval around `residual`, without a floor.
 
     In logarithms throughout, so that no surprise is too great: what charges a codec's symbols,
-    `lictor.priors.conditional.gaussian_bits`, ends at 24 bits. Differentiable in the residual.
+    `lictor.priors.families.interval_bits`, ends at 24 bits. Differentiable in the residual.
     """
     distance = residual.abs()
     upper = torch.special.log_ndtr((0.5 - distance) / scale)

@@ -85,6 +85,14 @@ class AnnealedSettings(SurrogateSettings):
 
 
 @dataclass(frozen=True)
+class DsqSettings(AnnealedSettings):
+    """What differentiable soft quantization, beside a rate with dither, has besides."""
+
+    force: bool = False
+    """Allow a pair that leaks."""
+
+
+@dataclass(frozen=True)
 class SuaSettings(AnnealedSettings):
     """What stochastic uniform annealing has besides."""
 
@@ -157,7 +165,10 @@ def expected(mean_gradient: str = SurrogateSettings.mean_gradient) -> Surrogate:
 
 @dataclass(frozen=True)
 class _Annealed:
-    """Builds a surrogate with one path for both uses, and a temperature that falls."""
+    """Builds a surrogate of a path with a temperature that falls; for both uses, or beside `rate`.
+
+    One path for both never leaks, and has no need of `force`.
+    """
 
     path: str
     schedule: Schedule
@@ -171,12 +182,13 @@ class _Annealed:
         anneal: str | None,
         anneal_from: float | None,
         anneal_until: float | None,
+        force: bool = False,
     ) -> Surrogate:
         schedule = _schedule(
             self.schedule, temperature, temperature_end, anneal, anneal_from, anneal_until
         )
         rate = PATHS[self.rate or self.path]()
-        return Surrogate(PATHS[self.path](), rate, mean_gradient, schedule)
+        return Surrogate(PATHS[self.path](), rate, mean_gradient, schedule, force)
 
 
 def sua(
@@ -245,9 +257,7 @@ SURROGATES: dict[str, Choice[Surrogate]] = {
     "kumaraswamy": Choice(
         _Annealed("kumaraswamy", LinearTemperature(0.3, 0.1, 0.0, 0.95)), AnnealedSettings
     ),
-    "dsq": Choice(
-        _Annealed("dsq", LinearTemperature(10.0, 10.0), rate="universal"), AnnealedSettings
-    ),
+    "dsq": Choice(_Annealed("dsq", LinearTemperature(10.0, 10.0), rate="universal"), DsqSettings),
     "stochastic-annealed": Choice(
         _Annealed("stochastic-annealed", ExponentialTemperature(0.5, 0.05, 0.0, 0.95)),
         AnnealedSettings,
