@@ -54,5 +54,8 @@ def _figure(runs: Sequence[MismatchRun]) -> Any:
             axes.set_ylim(low, max(high, 0))
     lines, names = grid.flat[0].get_legend_handles_labels()
     figure.legend(lines, names, loc="outside upper center", ncols=min(len(runs), 4), frameon=False)
-    figure.supxlabel("steps   (shaded: the loss of training is below the real one)", fontsize=8)
+    legend = "shaded: the loss of training is below the real one"
+    if any(run.other_data for run in runs):
+        legend += "; dotted: from here on other pictures"
+    figure.supxlabel(f"steps   ({legend})", fontsize=8)
     return figure
