@@ -51,6 +51,22 @@ def held_out(runs: dict[int, dict[str, Any]], share: float) -> float:
     )
 
 
+def budget(run: dict[str, Any]) -> dict[str, Any]:
+    """Return what arms of a table must have in common: all but surrogate, priors and seed."""
+    config = run["config"]
+    train = {key: value for key, value in config["train"].items() if key != "seed"}
+    return {"train": train, **{key: config[key] for key in ("loss", "optim", "sma", "data")}}
+
+
+def check_budgets(arms: dict[str, dict[int, dict[str, Any]]]) -> None:
+    """Raise `ValueError` when runs that stand in one table were trained otherwise."""
+    runs = {(arm, seed): run for arm, runs in arms.items() for seed, run in runs.items()}
+    first = next(iter(runs))
+    for key, run in runs.items():
+        if budget(run) != budget(runs[first]):
+            raise ValueError(f"{key} has another budget than {first}: they do not compare")
+
+
 def row(arm: str, runs: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]]) -> str:
     """Return a line of a table."""
     kodak = [run["kodak"] for run in runs.values()]
@@ -75,6 +91,7 @@ def tables() -> str:
     parts = []
     for network, lmbda in dict.fromkeys((n, v) for n, v, _ in sorted(found)):
         arms = {a: runs for (n, v, a), runs in found.items() if (n, v) == (network, lmbda)}
+        check_budgets(arms)
         base = arms.get(BASELINE, {})
         ranked = sorted(
             arms, key=lambda a: statistics.mean(r["kodak"]["loss"] for r in arms[a].values())

@@ -92,11 +92,8 @@ def _row(line: str) -> dict[str, Any] | None:
 
 def _tells_mismatch(row: dict[str, Any]) -> bool:
     """Tell whether a row is that of an evaluation with `train.mismatch`."""
-    try:
-        float(row["loss"]), float(row[_TOTAL]), float(row[_MSE])
-    except (ValueError, KeyError, TypeError):
-        return False
-    return row["kind"] == "evaluation"
+    numbers = (row.get(key) for key in ("loss", _TOTAL, _MSE))
+    return row["kind"] == "evaluation" and all(isinstance(v, int | float) for v in numbers)
 
 
 def _column(rows: Sequence[dict[str, Any]], key: str) -> tuple[float, ...]:
