@@ -110,6 +110,8 @@ def test_ctrl_c_leaves_whole_files_with_the_best_so_far(
         (("--effort", -1), "effort = -1 must be from 0 to 9"),
         (("--lmbda", 0.01), "add --effort"),
         (("--effort", 2, "--lmbda", 0), "lmbda = 0.0 must be positive"),
+        (("--effort", 2, "--lmbda", "nan"), "lmbda = nan must be positive and finite"),
+        (("--effort", 2, "--lmbda", "inf"), "lmbda = inf must be positive and finite"),
     ],
 )
 def test_settings_out_of_range_are_refused_before_anything_is_made(args, words, lictor, pictures):

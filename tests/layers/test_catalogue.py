@@ -355,6 +355,7 @@ def test_settings_replace_what_a_surrogate_has_by_itself():
             r"anneal_until = 0\.2 must not be before anneal_from = 0\.9",
         ),
         ("sua", {"temperature": 1.5}, r"temperature = 1\.5 must be from 0 to 1"),
+        ("sua", {"temperature_end": 2.0}, r"temperature = 2\.0 must be from 0 to 1"),
         ("sua", {"temperature_end": -1.0}, "at least 0"),
         ("sua", {"anneal": "exponential"}, "both must be positive"),
         ("sua", {"anneal_from": 0.97}, r"anneal_until = 0\.95 must not be before"),

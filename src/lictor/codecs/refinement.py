@@ -88,7 +88,7 @@ class Refinement:
                 f"refinement: lr = {self.lr} must be positive, damping = {self.damping} at least 1"
             )
         if self.lmbda is not None and not 0 < self.lmbda < math.inf:
-            raise ConfigError(f"lmbda = {self.lmbda} must be positive")
+            raise ConfigError(f"lmbda = {self.lmbda} must be positive and finite")
 
 
 _STEPS = (0, 10, 20, 40, 80, 160, 320, 640, 1280)

@@ -86,7 +86,9 @@ class Surrogate:
             _has_temperature(self.synthesis) or _has_temperature(self.rate)
         ):
             raise ConfigError("a surrogate without a path that has a temperature takes none")
-        for moment in range(_MOMENTS + 1 if self.temperature is not None else 1):
+        # The ends first: what is said of them is said of what a recipe gives.
+        moments = (0, _MOMENTS, *range(1, _MOMENTS)) if self.temperature is not None else (0,)
+        for moment in moments:
             pair = self._paths(
                 moment / _MOMENTS
             )  # a path refuses a temperature that it cannot have
