@@ -46,6 +46,7 @@ def lictor(capsys, codec_file):
     return run
 
 
+@pytest.mark.slow
 def test_the_file_is_what_the_library_makes(lictor, pictures, codec_file):
     codec, image = Codec.load(codec_file), load_image(pictures[0])
     for level, more in ((0, ()), (2, ()), (2, ("--lmbda", 0.1))):
