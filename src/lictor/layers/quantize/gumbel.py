@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lictor.layers.quantize.noise import Draw
-from lictor.layers.quantize.paths import COLDEST, atanh_score, check_temperature, choice
+from lictor.layers.quantize.paths import COLDEST, OneDraw, atanh_score, check_temperature, choice
 
 # How near to 0 and 1 a uniform number may come before its logit is taken, in float32.
 _NEAREST = 2.0**-24
@@ -63,7 +63,7 @@ def gumbel(uniform: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 @dataclass(frozen=True)
-class GumbelAnnealing:
+class GumbelAnnealing(OneDraw):
     """Choose the upper or the lower integer by chance, softly; the nearer one more often.
 
     The temperature counts twice: it divides the score, and the relaxed choice has it too. An
@@ -81,10 +81,6 @@ class GumbelAnnealing:
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
-
-    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> Float[Tensor, "*shape"]:
-        """Draw the uniform numbers that become logistic noise."""
-        return draw(like)
 
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None

@@ -40,6 +40,22 @@ class Path(Protocol):
         ...
 
 
+class OneDraw:
+    """What most paths with noise have in common: a number for each element."""
+
+    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> Float[Tensor, "*shape"]:
+        """Draw U(-1/2, 1/2) noise of this shape."""
+        return draw(like)
+
+
+class NoDraw:
+    """What paths without noise have in common."""
+
+    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> None:
+        """Draw nothing."""
+        del like, draw
+
+
 @runtime_checkable
 class ResolvingPath(Protocol):
     """A path whose value or gradient may tell where in its bin a residual lies.
@@ -97,14 +113,10 @@ def choice(logit: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 @dataclass(frozen=True)
-class Identity:
+class Identity(NoDraw):
     """Quantize nothing: for analyses, and as a baseline that no file can reach."""
 
     resolves_bins = True
-
-    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> None:
-        """Draw nothing."""
-        del like, draw
 
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None
@@ -115,12 +127,8 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class AdditiveNoise:
+class AdditiveNoise(OneDraw):
     """Add U(-1/2, 1/2) noise to each element (Balle et al. 2017, section 3)."""
-
-    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> Float[Tensor, "*shape"]:
-        """Draw the noise."""
-        return draw(like)
 
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None
@@ -131,7 +139,7 @@ class AdditiveNoise:
 
 
 @dataclass(frozen=True)
-class ExpectedGradientNoise:
+class ExpectedGradientNoise(OneDraw):
     """Add noise as `AdditiveNoise` does, with the gradient of the rate that it has on average.
 
     The mean of `f'(y + u)` over the noise is `f(y + 1/2) - f(y - 1/2)`: for the rate, a function of
@@ -140,10 +148,6 @@ class ExpectedGradientNoise:
     of `perturb_and_apply` of TensorFlow Compression. It is for the rate alone: elsewhere it is
     additive noise.
     """
-
-    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> Float[Tensor, "*shape"]:
-        """Draw the noise."""
-        return draw(like)
 
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None
@@ -166,12 +170,8 @@ class ExpectedGradientNoise:
 
 
 @dataclass(frozen=True)
-class StraightThrough:
+class StraightThrough(NoDraw):
     """Round, and pretend in the backward pass that nothing was rounded (Theis et al. 2017)."""
-
-    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> None:
-        """Draw nothing."""
-        del like, draw
 
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None
@@ -182,7 +182,7 @@ class StraightThrough:
 
 
 @dataclass(frozen=True)
-class AnnealedDither:
+class AnnealedDither(OneDraw):
     """Round after adding a dither of U(-t/2, t/2), and take the dither off again.
 
     At temperature `t = 1` this is universal quantization, whose error is uniform noise; at `t = 0`
@@ -195,10 +195,6 @@ class AnnealedDither:
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
-
-    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> Float[Tensor, "*shape"]:
-        """Draw the dither at temperature 1."""
-        return draw(like)
 
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None
@@ -232,7 +228,7 @@ class UniversalQuantization:
 
 
 @dataclass(frozen=True)
-class ShrinkingNoise:
+class ShrinkingNoise(OneDraw):
     """Let the value go from the residual to its rounding, with noise of U(-t/2, t/2) around it.
 
     Variant A of our reading of stochastic uniform annealing (see `AnnealedDither`, variant B):
@@ -250,10 +246,6 @@ class ShrinkingNoise:
         """Between the ends, the value is nearer to the residual than noise or rounding leave it."""
         return 0 < self.temperature < 1
 
-    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> Float[Tensor, "*shape"]:
-        """Draw the noise at temperature 1."""
-        return draw(like)
-
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None
     ) -> Float[Tensor, "*shape"]:
@@ -264,7 +256,7 @@ class ShrinkingNoise:
 
 
 @dataclass(frozen=True)
-class DitheredRounding:
+class DitheredRounding(OneDraw):
     """Round after adding a dither of U(-t/2, t/2), which stays: always an integer.
 
     Variant D of our reading of stochastic uniform annealing: stochastic rounding at `t = 1`,
@@ -276,10 +268,6 @@ class DitheredRounding:
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
 
-    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> Float[Tensor, "*shape"]:
-        """Draw the dither at temperature 1."""
-        return draw(like)
-
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None
     ) -> Float[Tensor, "*shape"]:
@@ -290,7 +278,7 @@ class DitheredRounding:
 
 
 @dataclass(frozen=True)
-class StochasticRounding:
+class StochasticRounding(OneDraw):
     """Round up or down by chance, the nearer integer more often; surer as it cools.
 
     With `r` the part above the integer below, up has the odds `((1 + r) r / ((2 - r)(1 - r)))` to
@@ -302,10 +290,6 @@ class StochasticRounding:
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
-
-    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> Float[Tensor, "*shape"]:
-        """Draw what is compared with the probability."""
-        return draw(like)
 
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None

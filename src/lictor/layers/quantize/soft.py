@@ -11,8 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lictor.layers.quantize.noise import Draw
-from lictor.layers.quantize.paths import COLDEST, atanh_score, check_temperature, choice
+from lictor.layers.quantize.paths import (
+    COLDEST,
+    NoDraw,
+    OneDraw,
+    atanh_score,
+    check_temperature,
+    choice,
+)
 
 # Softer than this a soft round is the identity, to the last bit of float32.
 _IDENTITY = 1e-3
@@ -59,7 +65,7 @@ def _alpha(temperature: float) -> float:
 
 
 @dataclass(frozen=True)
-class SoftRound:
+class SoftRound(NoDraw):
     """Take smooth steps, without noise: `soft_round` with `alpha = 1 / t`."""
 
     temperature: float = 0.2
@@ -68,10 +74,6 @@ class SoftRound:
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature, 0, 1000)
-
-    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> None:
-        """Draw nothing."""
-        del like, draw
 
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None
@@ -82,7 +84,7 @@ class SoftRound:
 
 
 @dataclass(frozen=True)
-class NoisySoftRound:
+class NoisySoftRound(OneDraw):
     """Take smooth steps, add noise, and say which residual was meant.
 
     `alpha = 1 / t`: additive noise as `t` grows, rounding at 0; the error of a uniform residual is
@@ -96,10 +98,6 @@ class NoisySoftRound:
     def __post_init__(self) -> None:
         check_temperature(self.temperature, 0, 1000)
 
-    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> Float[Tensor, "*shape"]:
-        """Draw the noise."""
-        return draw(like)
-
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None
     ) -> Float[Tensor, "*shape"]:
@@ -110,7 +108,7 @@ class NoisySoftRound:
 
 
 @dataclass(frozen=True)
-class SoftRoundChannel:
+class SoftRoundChannel(OneDraw):
     """`NoisySoftRound` with a temperature from 0 (rounding) to 1 (additive noise).
 
     Variant C of our reading of stochastic uniform annealing: `alpha = 1 / t - 1`.
@@ -126,10 +124,6 @@ class SoftRoundChannel:
         """At each temperature but that of additive noise."""
         return self.temperature < 1
 
-    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> Float[Tensor, "*shape"]:
-        """Draw the noise."""
-        return draw(like)
-
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None
     ) -> Float[Tensor, "*shape"]:
@@ -140,7 +134,7 @@ class SoftRoundChannel:
 
 
 @dataclass(frozen=True)
-class KumaraswamySoftRound:
+class KumaraswamySoftRound(OneDraw):
     """`NoisySoftRound` with noise that gathers around zero while it is warm.
 
     Noise of the Kumaraswamy distribution: mode at 0, uniform at `shape = 1`. Shape and temperature
@@ -159,10 +153,6 @@ class KumaraswamySoftRound:
     def shape(self) -> float:
         """The first parameter of the noise."""
         return min(max(1 + (self.temperature - 0.1) / 0.2, 1.0), 4.0)
-
-    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> Float[Tensor, "*shape"]:
-        """Draw the uniform numbers that become the noise."""
-        return draw(like)
 
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None
@@ -185,7 +175,7 @@ def kumaraswamy(uniform: Float[Tensor, "*shape"], shape: float) -> Float[Tensor,
 
 
 @dataclass(frozen=True)
-class SoftGradientRound:
+class SoftGradientRound(NoDraw):
     """Round, with the gradient of smooth steps: `soft_round` with `alpha = 1 / t`.
 
     The curve is that of differentiable soft quantization (Gong et al., ICCV 2019,
@@ -202,10 +192,6 @@ class SoftGradientRound:
         """When the steps are steep enough; where that begins is our choice."""
         return _alpha(self.temperature) > _TELLING
 
-    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> None:
-        """Draw nothing."""
-        del like, draw
-
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None
     ) -> Float[Tensor, "*shape"]:
@@ -216,7 +202,7 @@ class SoftGradientRound:
 
 
 @dataclass(frozen=True)
-class SoftAssignment:
+class SoftAssignment(NoDraw):
     """Mix the integers nearby, the nearer ones more: weights `exp(-(y - c)^2 / t)`.
 
     Source: Agustsson et al., NeurIPS 2017 (arXiv:1704.00648), annealed soft-to-hard quantization
@@ -232,10 +218,6 @@ class SoftAssignment:
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
 
-    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> None:
-        """Draw nothing."""
-        del like, draw
-
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None
     ) -> Float[Tensor, "*shape"]:
@@ -250,7 +232,7 @@ class SoftAssignment:
 
 
 @dataclass(frozen=True)
-class DeterministicAnnealing:
+class DeterministicAnnealing(NoDraw):
     """Mix the two integers around, as stochastic Gumbel annealing does on average, without noise.
 
     Source: Yang et al., NeurIPS 2020 (arXiv:2006.04240), the baseline "deterministic annealing".
@@ -262,10 +244,6 @@ class DeterministicAnnealing:
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
-
-    def noise(self, like: Float[Tensor, "*shape"], draw: Draw) -> None:
-        """Draw nothing."""
-        del like, draw
 
     def __call__(
         self, residual: Float[Tensor, "*shape"], noise: Tensor | None

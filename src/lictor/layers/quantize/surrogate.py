@@ -89,9 +89,8 @@ class Surrogate:
         # The ends first: what is said of them is said of what a recipe gives.
         moments = (0, _MOMENTS, *range(1, _MOMENTS)) if self.temperature is not None else (0,)
         for moment in moments:
-            pair = self._paths(
-                moment / _MOMENTS
-            )  # a path refuses a temperature that it cannot have
+            # Paths refuse a temperature that they cannot have.
+            pair = self._paths(moment / _MOMENTS)
             if not self.force:
                 _check_leak(*pair)
 
