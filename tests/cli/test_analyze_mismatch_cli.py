@@ -94,9 +94,12 @@ def test_where_a_run_went_on_with_other_pictures_is_known_and_drawn(lictor, tmp_
 def test_what_is_no_such_run_is_refused_in_one_line(lictor, tmp_path):
     (tmp_path / "empty").mkdir()
     plain = write_run(tmp_path / "plain", [])
+    torn = write_run(tmp_path / "torn", [0.1])
+    (torn / "config.json").write_text("{")
     for folder, words in (
-        (tmp_path / "nowhere", "not a readable run folder"),
-        (tmp_path / "empty", "not a readable run folder"),
+        (tmp_path / "nowhere", "not a run folder: there is no metrics.jsonl"),
+        (tmp_path / "empty", "not a run folder: there is no metrics.jsonl"),
+        (torn, "not a readable run folder"),
         (plain, "train.mismatch=true"),
     ):
         code, out, errors = lictor("analyze", "mismatch", folder, "-o", tmp_path / "out")

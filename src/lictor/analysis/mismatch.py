@@ -56,6 +56,8 @@ def load_mismatch_run(folder: Path | str) -> MismatchRun:
     Raises `DataError` when it is none, or was trained without `train.mismatch`.
     """
     folder = Path(folder)
+    if not (folder / METRICS).is_file():
+        raise DataError(f"{folder}: not a run folder: there is no {METRICS} in it")
     try:
         lines = (folder / METRICS).read_text(encoding="utf-8", errors="replace").splitlines()
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
