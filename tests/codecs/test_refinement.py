@@ -20,6 +20,9 @@ from lictor.layers.quantize.paths import AdditiveNoise
 from lictor.layers.quantize.surrogate import Surrogate
 from lictor.models.zoo import MODELS
 
+# Whole tables of models and cases.
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 LMBDA = 0.0067  # of the codec that ships
 PHOTOGRAPH = skimage.data.astronaut()[60:124, 190:254]
@@ -115,7 +118,6 @@ def test_a_search_that_is_stopped_gives_what_it_has(after, shipped):
     assert data != codec.encode(image, refinement=how)
 
 
-@pytest.mark.slow
 def test_a_larger_lmbda_gives_a_better_picture_and_a_larger_file(shipped):
     image = PHOTOGRAPH
     hows = [Refinement(steps=10, lmbda=lmbda) for lmbda in (0.003, 0.015)]
@@ -125,7 +127,6 @@ def test_a_larger_lmbda_gives_a_better_picture_and_a_larger_file(shipped):
     assert errors[0] > errors[1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 4])
 def test_a_large_picture_is_refined_in_pieces(steps, shipped, monkeypatch):
     monkeypatch.setattr(refinement, "TILE", 64)
@@ -173,7 +174,6 @@ def test_pieces_cover_a_picture_once_with_margins(size):
         assert torch.equal(found[name], latent)
 
 
-@pytest.mark.slow
 def test_lmbda_is_the_trainings_where_it_is_known():
     assert frozen(recipe={"loss": {"lmbda": 0.01}}).lmbda == 0.01
     for notes in (
@@ -200,7 +200,6 @@ def test_an_estimate_of_lmbda_is_near_that_of_the_training(shipped):
     assert codec.lmbda / 2 < estimate < 2 * codec.lmbda
 
 
-@pytest.mark.slow
 @EVERY
 def test_a_codec_that_does_not_know_its_lmbda_refines_all_the_same(name):
     codec, image = frozen(name), photo(64, 64)

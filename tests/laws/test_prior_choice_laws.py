@@ -20,6 +20,9 @@ from lictor.ptq.quantize import quantize
 from lictor.ptq.scheme import Scheme
 from lictor.training.recipe import ModelConfig
 
+# Whole tables of models and cases.
+pytestmark = pytest.mark.slow
+
 WITH_HYPERPRIOR = [name for name in MODELS if name != FactorizedModel.name]
 CHOICES = {
     "gaussian": {"scale_bound": 0.15},
