@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.func import functional_call, vmap
 
 from lictor.config import POSITIVE, Settings, at_least, between, option
 from lictor.implicit.meta import Target
@@ -82,7 +81,7 @@ def fit_coin(
     adam = torch.optim.Adam(list(weights.values()), lr=fit.learning_rate)
     with torch.enable_grad():
         for step in range(fit.steps + 1):
-            distortion = target.distortion(_decode(network, weights, points))
+            distortion = target.distortion(_decode(weights, points, settings))
             if 2 * step >= fit.steps:
                 least = _keep_better(best, least, weights, distortion.detach())
             if step < fit.steps:
@@ -102,12 +101,8 @@ def decode_coin(
         points: as they were fitted at.
         settings: the networks'.
     """
-    last = weights[f"layers.{settings.layers - 1}.bias"]
-    # Built without memory: the weights are the items'.
-    with torch.device("meta"):
-        network = coin_network(settings, points.shape[1], last.shape[1])
     with torch.no_grad():
-        return _decode(network, weights, points)
+        return _decode(weights, points, settings)
 
 
 def _seeded(settings: CoinSettings, seed: int, in_features: int, channels: int) -> Siren:
@@ -117,13 +112,14 @@ def _seeded(settings: CoinSettings, seed: int, in_features: int, channels: int) 
         return coin_network(settings, in_features, channels)
 
 
-def _decode(network: Siren, weights: Weights, points: Tensor) -> Tensor:
-    none = points.new_zeros(1, network.num_modulations)
-
-    def one(own: Weights) -> Tensor:
-        return functional_call(network, own, (points, none))[0]
-
-    return vmap(one)(weights)
+def _decode(weights: Weights, points: Tensor, settings: CoinSettings) -> Tensor:
+    """Evaluate all networks at once: a layer is one product of stacks of matrices."""
+    h = points.expand(len(weights["layers.0.bias"]), -1, -1)
+    for i in range(settings.layers - 1):
+        weight, bias = weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"]
+        h = torch.sin(torch.baddbmm(settings.w0 * bias[:, None], h, settings.w0 * weight.mT))
+    last = f"layers.{settings.layers - 1}"
+    return torch.baddbmm(weights[f"{last}.bias"][:, None], h, weights[f"{last}.weight"].mT)
 
 
 def _keep_better(best: Weights, least: Tensor, weights: Weights, distortion: Tensor) -> Tensor:
