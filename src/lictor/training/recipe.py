@@ -1,8 +1,8 @@
 """Recipes: one tree of frozen dataclasses, loaded strictly from TOML.
 
-A recipe has a section for each field of `RunConfig`; what it leaves out takes the default below.
-The settings of what a section names (a model, an optimizer, ...) stand in it beside the name. The
-mechanism is `lictor.config`, the tables of names are where the named things are.
+A recipe has a section for each field of `RunConfig`, or with a section [signal] of
+`SignalRunConfig`. The sections are in `lictor.training.sections` and
+`lictor.training.implicit.sections`, the mechanism is `lictor.config`.
 """
 
 import dataclasses
@@ -11,192 +11,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lictor.config import (
-    POSITIVE,
-    SHARE,
-    SHARE_BELOW_ONE,
-    Rule,
-    Settings,
-    at_least,
-    between,
-    changeable,
-    chosen,
-    names,
-    nearest,
-    one_of,
-    option,
-    read,
-    without_foreign,
-    write,
-)
+from lictor.config import changeable, names, nearest, read, without_foreign, write
 from lictor.errors import ConfigError
 from lictor.layers.quantize.catalogue import SURROGATES
-from lictor.models.zoo import MODELS
-from lictor.optim.factory import OPTIMIZERS
-from lictor.runtime import PRECISIONS
+from lictor.training.implicit.sections import (
+    FitConfig,
+    ImplicitModelConfig,
+    RateConfig,
+    SignalConfig,
+    SignalDataConfig,
+)
 from lictor.training.phases import Phase, check_shares
-from lictor.training.schedule import SCHEDULES
-from lictor.training.stdet.selection import DUMMIES, SELECTIONS
-from lictor.training.stdet.sensitivity import KINDS
-
-_CROP_SIZE = Rule(lambda v: 64 <= v <= 4096 and v % 64 == 0, "a multiple of 64, up to 4096")
-
-
-@dataclass(frozen=True)
-class ModelConfig(Settings):
-    """Which model to train; its own settings stand beside its name."""
-
-    name: str = "mbt2018-mean"
-    """A name from the table of models."""
-    settings: Any = chosen(MODELS, "model")
-    """Settings of the model, such as `n` and `m`."""
-
-
-@dataclass(frozen=True)
-class LossConfig(Settings):
-    """The rate-distortion trade-off: loss = bpp + lmbda * 255^2 * MSE."""
-
-    lmbda: float = option(0.0067, POSITIVE)
-    """Weight of the distortion; larger means better pictures and larger files."""
-
-
-@dataclass(frozen=True)
-class SurrogateConfig(Settings):
-    """What stands for rounding while training."""
-
-    name: str = "mixed"
-    """A name from the table of surrogates."""
-    settings: Any = chosen(SURROGATES, "surrogate")
-    """Settings of the surrogate."""
-
-
-@dataclass(frozen=True)
-class OptimConfig(Settings):
-    """The optimizer and its learning rate; the settings of both stand beside their names."""
-
-    name: str = "adam"
-    """A name from the table of optimizers."""
-    lr: float = option(1e-4, POSITIVE, may_change=True)
-    """Peak learning rate."""
-    schedule: str = option("flat-cosine", may_change=True)
-    """A name from the table of schedules."""
-    warmup: float = option(0.01, SHARE_BELOW_ONE, may_change=True)
-    """Share of the steps over which the rate rises linearly from zero."""
-    final: float = option(0.01, SHARE, may_change=True)
-    """Learning rate at the end, as a share of `lr`."""
-    max_grad_norm: float = option(1.0, POSITIVE, may_change=True)
-    """Gradients are scaled down to this global norm."""
-    settings: Any = chosen(OPTIMIZERS, "optimizer")
-    """Settings of the optimizer."""
-    shape: Any = chosen(SCHEDULES, "schedule", by="schedule")
-    """Settings of the schedule."""
-
-
-@dataclass(frozen=True)
-class StdetConfig(Settings):
-    """STDET: embedding weights in few modes while training; off unless snapshots are taken."""
-
-    snapshot_every: int = option(0, at_least(0))
-    """Steps between snapshots of the weights; 0 for no STDET."""
-    snapshot_epochs: float = option(0.0, at_least(0))
-    """The same in passes over the training pictures, in place of steps."""
-    warmup: int = option(20, at_least(9))
-    """Snapshots before the one at which modes are found; at least 9."""
-    window: int = option(5, at_least(1))
-    """Snapshots between events, at each of which weights are embedded."""
-    share: float = option(0.05, SHARE)
-    """Share of the weights that an event embeds."""
-    cap: float = option(0.5, Rule(lambda v: 0 < v < 1, "above 0 and below 1"))
-    """Largest share to be embedded in all; below 1."""
-    modes: int = option(10, at_least(1))
-    """Modes to look for."""
-    samples: int = option(1000, between(2, 20_000))
-    """Weights whose trajectories are clustered; memory and time grow with the square."""
-    sensitivity: str = option("grad2", one_of(*KINDS))
-    """How the loss minds a weight being moved: grad2, gradabs, snip, delta_fisher."""
-    selection: str = option("both", one_of(*SELECTIONS))
-    """What weights are chosen by: both (drift and sensitivity), drift, sensitivity, random."""
-    dummy: str = option("line", one_of(*DUMMIES))
-    """Modal but sensitive weights: none, line (once), window, averaged (in evaluations)."""
-    reference: str = option("own", one_of("own", "chain"))
-    """A reference moves by its own gradient, or also by the chain rule: own, chain."""
-    anchor: bool = True
-    """A line keeps the fitted slope but goes through the weight's present value."""
-    least_correlation: float = option(0.0, SHARE)
-    """Correlation with the reference below which a weight is never embedded."""
-    release_share: float = option(0.75, SHARE)
-    """Embedded share of a tensor beyond which Adam keeps no state for its embedded entries."""
-
-
-@dataclass(frozen=True)
-class SmaConfig(Settings):
-    """SMA: a moving average of sampled weights, which is what gets evaluated and frozen."""
-
-    interval: int = option(0, at_least(0))
-    """Steps between samples; 0 for no average."""
-    alpha: float = option(0.02, SHARE)
-    """Weight of a new sample; 0 with `debias` for the plain mean of all samples."""
-    feedback: bool = False
-    """Continue training from the averaged weights (Lookahead)."""
-    start: float = option(0.01, SHARE_BELOW_ONE)
-    """Share of the steps over which the average is the trained weights themselves."""
-    debias: bool = True
-    """Begin with the plain mean, until a sample's weight in it falls to `alpha`."""
-
-
-@dataclass(frozen=True)
-class DataConfig(Settings):
-    """How training crops are cut."""
-
-    crop_size: int = option(256, _CROP_SIZE)
-    """Side of the square crops, pixels; a multiple of 64."""
-    min_scale: float = option(0.5, between(0.1, 1))
-    """Crops are taken from the picture scaled by a random factor from here to 1."""
-    held_out: int = option(16, at_least(1))
-    """Pictures kept out of training for the evaluation (at most a tenth of all)."""
-    cache_mib: int = option(4096, at_least(0), may_change=True)
-    """Decoded pictures are kept in one memory-mapped file up to this size."""
-    crops_per_decode: int = option(0, between(0, 64))
-    """Crops of a picture in an epoch; 0 for 8 if it is decoded on demand and 1 if not."""
-    workers: int = option(2, between(1, 64), may_change=True)
-    """Threads that make crops in advance, in each process."""
-
-
-@dataclass(frozen=True)
-class TrainConfig(Settings):
-    """Length and cadence of a run."""
-
-    steps: int = option(100_000, at_least(1), may_change=True)
-    """Optimizer steps in all."""
-    batch_size: int = option(8, between(1, 4096))
-    """Crops in a step, of all processes together."""
-    accumulate: int = option(1, between(1, 4096), may_change=True)
-    """A process works on its crops in so many pieces, one after the other, for less memory."""
-    compile: bool = option(False, may_change=True)
-    """Compile the transforms before the first step: minutes at first, then faster on a GPU."""
-    seed: int = option(0, Rule(lambda v: 0 <= v < 2**63, "from 0 to 2^63 - 1"))
-    """Seed of the weights, the crops and the noise."""
-    precision: str = option("float32", one_of(*PRECISIONS))
-    """Arithmetic of the transforms: float32 or bfloat16 (rates always use float32)."""
-    log_every: int = option(50, at_least(1), may_change=True)
-    """Steps between lines of the metrics file."""
-    eval_every: int = option(1000, at_least(1), may_change=True)
-    """Steps between evaluations on the held-out pictures."""
-    eval_side: int = option(512, at_least(1))
-    """The evaluation sees the middle of a picture, at most so many pixels a side."""
-    mismatch: bool = option(False, may_change=True)
-    """Evaluations also tell how much the surrogate makes of the loss beside rounding."""
-    checkpoint_every: int = option(1000, at_least(1), may_change=True)
-    """Steps between checkpoints."""
-    conflict_every: int = option(0, at_least(0), may_change=True)
-    """Steps between probes of the conflict of rate and distortion; 0 for none."""
-    conflict_lag: int = option(0, at_least(0), may_change=True)
-    """Probes also compare gradients so many steps apart; 0 for not."""
+from lictor.training.sections import (
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    SmaConfig,
+    StdetConfig,
+    SurrogateConfig,
+    TrainConfig,
+)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that defines a training run; in TOML a phase is written [[phase]]."""
+    """Everything that defines the training of a codec of pictures; in TOML: [[phase]]."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -222,35 +62,91 @@ def _check_surrogate(section: SurrogateConfig) -> None:
         raise ConfigError(f"[surrogate] name = {section.name!r}: {error}") from error
 
 
-# The sections of a recipe, by name.
-SECTIONS: dict[str, Any] = {
-    f.name: f.type for f in dataclasses.fields(RunConfig) if f.name != "phases"
-}
-_PHASE = "phase"
+@dataclass(frozen=True)
+class SignalRunConfig:
+    """Everything that defines the training of a network of signals."""
+
+    model: ImplicitModelConfig = field(default_factory=ImplicitModelConfig)
+    signal: SignalConfig = field(default_factory=SignalConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    rate: RateConfig = field(default_factory=RateConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    stdet: StdetConfig = field(default_factory=StdetConfig)
+    sma: SmaConfig = field(default_factory=SmaConfig)
+    data: SignalDataConfig = field(default_factory=SignalDataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    phases: tuple[Phase, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "phases", tuple(self.phases))
+        check_shares(self.phases)
+        _check_foreign(self)
 
 
-def config_from_dict(tree: dict[str, Any], *, source: str, lenient: bool = False) -> RunConfig:
-    """Build a `RunConfig` from nested tables; `source` names their origin in error messages.
+def _check_foreign(config: SignalRunConfig) -> None:
+    """Raise `ConfigError` on settings that only mean something where pictures are coded."""
+    default = TrainConfig()
+    for key in ("compile", "eval_side", "mismatch", "conflict_every", "conflict_lag"):
+        if getattr(config.train, key) != getattr(default, key):
+            raise ConfigError(f"train.{key} is for codecs of pictures, not for networks of signals")
+    if any(phase.surrogate for phase in config.phases):
+        raise ConfigError("[[phase]] surrogate is for codecs of pictures")
+
+
+AnyRunConfig = RunConfig | SignalRunConfig
+
+
+def sections_of(config: type[AnyRunConfig]) -> dict[str, Any]:
+    """Return the sections of a kind of recipe, by name."""
+    return {f.name: f.type for f in dataclasses.fields(config) if f.name != "phases"}
+
+
+# The sections of a recipe for a codec of pictures, and those of one for signals, by name.
+SECTIONS = sections_of(RunConfig)
+SIGNAL_SECTIONS = sections_of(SignalRunConfig)
+_SIGNAL, _PHASE = "signal", "phase"
+
+
+def _sections(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections that a recipe may have: one with [signal] is for signals."""
+    return SIGNAL_SECTIONS if _SIGNAL in tree else SECTIONS
+
+
+def config_from_dict(tree: dict[str, Any], *, source: str, lenient: bool = False) -> AnyRunConfig:
+    """Build a recipe from nested tables; `source` names their origin in error messages.
+
+    One that has a section [signal] is a `SignalRunConfig`, any other a `RunConfig`.
 
     `lenient` leaves out settings of what is not chosen, as earlier releases wrote them beside those
     of what is. Raises `ConfigError` on an unknown section or key, a wrong type, or a value out of
     range.
     """
-    known = [*SECTIONS, _PHASE]
+    own = _sections(tree)
+    known = [*own, _PHASE]
     sections: dict[str, Any] = {}
     for name, entries in tree.items():
         if name not in known:
-            raise ConfigError(f"{source}: unknown section [{name}]; {nearest(name, known)}")
+            raise ConfigError(f"{source}: {_unknown(name, known)}")
         if name == _PHASE:
             sections["phases"] = _phases(entries, source)
             continue
         if lenient and isinstance(entries, dict):
-            entries = without_foreign(SECTIONS[name], entries)
-        sections[name] = read(SECTIONS[name], entries, source, name)
+            entries = without_foreign(own[name], entries)
+        sections[name] = read(own[name], entries, source, name)
     try:
-        return RunConfig(**sections)
+        return SignalRunConfig(**sections) if own is SIGNAL_SECTIONS else RunConfig(**sections)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    if name in SECTIONS or name in SIGNAL_SECTIONS:
+        other = "of signals" if name in SIGNAL_SECTIONS else "of pictures"
+        return (
+            f"[{name}] is a section of recipes for codecs {other}; with [signal] a recipe is for "
+            "signals, without it for pictures"
+        )
+    return f"unknown section [{name}]; {nearest(name, known)}"
 
 
 def _phases(entries: Any, source: str) -> tuple[Phase, ...]:
@@ -261,20 +157,26 @@ def _phases(entries: Any, source: str) -> tuple[Phase, ...]:
     )
 
 
-def config_to_dict(config: RunConfig) -> dict[str, Any]:
+def config_to_dict(config: AnyRunConfig) -> dict[str, Any]:
     """Return the nested tables that `config_from_dict` turns into an equal `config`."""
-    tree: dict[str, Any] = {name: write(getattr(config, name)) for name in SECTIONS}
+    tree: dict[str, Any] = {
+        name: write(getattr(config, name)) for name in sections_of(type(config))
+    }
     if config.phases:
         tree[_PHASE] = [write(phase) for phase in config.phases]
     return tree
 
 
-def may_change(config: RunConfig) -> set[str]:
+def may_change(config: AnyRunConfig) -> set[str]:
     """Return the keys, such as `train.steps`, that a run of this recipe may change when resumed."""
-    return {f"{name}.{key}" for name in SECTIONS for key in changeable(getattr(config, name))}
+    return {
+        f"{name}.{key}"
+        for name in sections_of(type(config))
+        for key in changeable(getattr(config, name))
+    }
 
 
-def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> RunConfig:
+def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> AnyRunConfig:
     """Read a TOML recipe, then apply overrides such as `"train.steps=1000"`.
 
     An override without a value, such as `"model.depth="`, takes the key out of the recipe, so that
@@ -290,25 +192,26 @@ def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> RunConfig:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     written = {section: set(keys) for section, keys in tree.items() if isinstance(keys, dict)}
+    sections = _sections(tree)
     # Names go first: a switch takes out what the file says, not what the other overrides say.
-    for override in sorted(overrides, key=_depth_of_choice):
-        _apply_override(tree, override, written)
+    for override in sorted(overrides, key=lambda text: _depth_of_choice(text, sections)):
+        _apply_override(tree, override, written, sections)
     return config_from_dict(tree, source=str(path))
 
 
-def _depth_of_choice(override: str) -> int:
+def _depth_of_choice(override: str, sections: dict[str, Any]) -> int:
     """Return 0 for what names a section's choice, 1 for a choice of that, 2 for all else."""
     section, _, rest = override.partition(".")
     key = rest.partition("=")[0]
-    if key not in _choosers(section):
+    if key not in _choosers(section, sections):
         return 2
-    return 0 if _choosers(section)[key] is SECTIONS[section] else 1
+    return 0 if _choosers(section, sections)[key] is sections[section] else 1
 
 
-def _choosers(section: str) -> dict[str, Any]:
+def _choosers(section: str, sections: dict[str, Any]) -> dict[str, Any]:
     """Return the keys of a section that name a choice, each with the dataclass that it is of."""
     found: dict[str, Any] = {}
-    classes = [SECTIONS[section]] if section in SECTIONS else []
+    classes = [sections[section]] if section in sections else []
     for cls in classes:
         for f in dataclasses.fields(cls):
             if "table" in f.metadata:
@@ -317,7 +220,12 @@ def _choosers(section: str) -> dict[str, Any]:
     return found
 
 
-def _apply_override(tree: dict[str, Any], override: str, written: dict[str, set[str]]) -> None:
+def _apply_override(
+    tree: dict[str, Any],
+    override: str,
+    written: dict[str, set[str]],
+    sections: dict[str, Any],
+) -> None:
     key, equals, text = override.partition("=")
     section, dot, name = key.partition(".")
     if not (equals and dot):
@@ -334,18 +242,21 @@ def _apply_override(tree: dict[str, Any], override: str, written: dict[str, set[
     if not isinstance(table, dict):
         raise ConfigError(f"override {override!r}: {section!r} is not a section")
     if not text.strip():
-        _check_can_be_unset(section, name, written.get(section, set()) | set(table), override)
+        known = written.get(section, set()) | set(table)
+        _check_can_be_unset(section, name, known, override, sections)
         table.pop(name, None)
         return
-    if name in _choosers(section):
-        for foreign in _settings_of_former(section, table, name, value):
+    if name in _choosers(section, sections):
+        for foreign in _settings_of_former(section, table, name, value, sections):
             table.pop(foreign, None)
     table[name] = value
 
 
-def _settings_of_former(section: str, table: dict[str, Any], by: str, value: Any) -> list[str]:
+def _settings_of_former(
+    section: str, table: dict[str, Any], by: str, value: Any, sections: dict[str, Any]
+) -> list[str]:
     """Return the keys that belong to what a section named before another name is set."""
-    fields = {f.name: f for f in dataclasses.fields(_choosers(section)[by])}
+    fields = {f.name: f for f in dataclasses.fields(_choosers(section, sections)[by])}
     former = table.get(by, fields[by].default)
     choices = next(f.metadata["table"] for f in fields.values() if f.metadata.get("by") == by)
     if value == former or former not in choices:
@@ -359,12 +270,14 @@ def _settings_of_former(section: str, table: dict[str, Any], by: str, value: Any
     return [key for key in keys if key not in kept]
 
 
-def _check_can_be_unset(section: str, name: str, written: set[str], override: str) -> None:
+def _check_can_be_unset(
+    section: str, name: str, written: set[str], override: str, sections: dict[str, Any]
+) -> None:
     """Refuse to unset a key that nobody has set and that does not exist."""
-    if section not in SECTIONS:
-        hint = nearest(section, list(SECTIONS))
+    if section not in sections:
+        hint = nearest(section, list(sections))
         raise ConfigError(f"override {override!r}: unknown section [{section}]; {hint}")
-    fields = dataclasses.fields(SECTIONS[section])
+    fields = dataclasses.fields(sections[section])
     known = written | {f.name for f in fields if "table" not in f.metadata}
     if name not in known:
         hint = nearest(name, sorted(known))
