@@ -20,9 +20,10 @@ from lictor.optim.precondition import precondition
 from lictor.training.hooks import TrainHook
 from lictor.training.loop import train_step
 from lictor.training.loss import rate_distortion
+from lictor.training.pictures import CONFLICT
 from lictor.training.probe import ConflictProbe
 from lictor.training.recipe import OptimConfig, RunConfig
-from lictor.training.run import CONFLICT, run
+from lictor.training.run import run
 
 from test_checkpoint import identical  # isort: skip
 from test_run import CONFIG, finish, weights  # isort: skip

@@ -17,7 +17,8 @@ from typing import Any
 from lictor.errors import DataError
 from lictor.files import json_ready
 from lictor.training.alignment import conflict_rate
-from lictor.training.run import CONFIG, CONFLICT
+from lictor.training.pictures import CONFLICT
+from lictor.training.run import CONFIG
 
 # What each score compares, in the order of tables and charts.
 SCORES = {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lictor.errors import CheckpointError, ConfigError, DataError
 from lictor.files import atomic_file
 from lictor.training.hooks import NO_HOOKS, TrainHook, evaluates_others, evaluation_weights
-from lictor.training.recipe import RunConfig, config_from_dict, config_to_dict
+from lictor.training.recipe import AnyRunConfig, config_from_dict, config_to_dict
 
 FORMAT = 2
 # Format 1 drew its noise otherwise: its weights can be had, the run cannot go on.
@@ -35,7 +35,7 @@ class RunState:
 
 def save_checkpoint(
     path: Path,
-    config: RunConfig,
+    config: AnyRunConfig,
     model: nn.Module,
     state: RunState,
     hooks: Mapping[str, TrainHook] = NO_HOOKS,
@@ -58,7 +58,7 @@ def save_checkpoint(
     _write(path, content)
 
 
-def save_weights(path: Path, config: RunConfig, model: nn.Module, step: int) -> None:
+def save_weights(path: Path, config: AnyRunConfig, model: nn.Module, step: int) -> None:
     """Write a model's present weights, with what is needed to build it, likewise."""
     content = {
         "format": FORMAT,
@@ -107,7 +107,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def checkpoint_config(content: dict[str, Any], path: Path) -> RunConfig:
+def checkpoint_config(content: dict[str, Any], path: Path) -> AnyRunConfig:
     """Return the configuration that a checkpoint was written with.
 
     Raises `CheckpointError` when this release cannot use it.

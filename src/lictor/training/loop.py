@@ -23,7 +23,7 @@ from lictor.runtime import Runtime
 from lictor.training.checkpoint import RunState
 from lictor.training.hooks import NO_HOOKS, TrainHook
 from lictor.training.phases import Phase, phase_at
-from lictor.training.recipe import RunConfig
+from lictor.training.recipe import AnyRunConfig
 from lictor.training.schedule import SCHEDULES, learning_rate
 from lictor.training.task import Task
 
@@ -170,7 +170,7 @@ def _parameters_of(model: nn.Module, parts: Collection[str]) -> list[nn.Paramete
 
 
 def train(
-    config: RunConfig,
+    config: AnyRunConfig,
     task: Task,
     state: RunState,
     *,

@@ -2,7 +2,7 @@
 
 A recipe has a section for each field of `RunConfig`, or with a section [signal] of
 `SignalRunConfig`. The sections are in `lictor.training.sections` and
-`lictor.training.implicit.sections`, the mechanism is `lictor.config`.
+`lictor.training.signal_sections`, the mechanism is `lictor.config`.
 """
 
 import dataclasses
@@ -14,13 +14,6 @@ from typing import Any
 from lictor.config import changeable, names, nearest, read, without_foreign, write
 from lictor.errors import ConfigError
 from lictor.layers.quantize.catalogue import SURROGATES
-from lictor.training.implicit.sections import (
-    FitConfig,
-    ImplicitModelConfig,
-    RateConfig,
-    SignalConfig,
-    SignalDataConfig,
-)
 from lictor.training.phases import Phase, check_shares
 from lictor.training.sections import (
     DataConfig,
@@ -31,6 +24,13 @@ from lictor.training.sections import (
     StdetConfig,
     SurrogateConfig,
     TrainConfig,
+)
+from lictor.training.signal_sections import (
+    FitConfig,
+    ImplicitModelConfig,
+    RateConfig,
+    SignalConfig,
+    SignalDataConfig,
 )
 
 

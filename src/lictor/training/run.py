@@ -22,15 +22,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import nn
 
 from lictor.config import nearest
-from lictor.data.crops import batch_to_tensor
-from lictor.data.folder import ImageFolder
-from lictor.data.sources import Source, open_pictures
+from lictor.data.sources import Source
 from lictor.errors import CheckpointError, ConfigError, DataError, LictorError
 from lictor.files import locked_folder, write_file
 from lictor.models.base import AbstractCodecModel
-from lictor.models.zoo import MODELS
 from lictor.optim.factory import OPTIMIZERS, SharingOptimizer
 from lictor.optim.precondition import check_linear_map
 from lictor.runtime import Runtime
@@ -44,21 +42,27 @@ from lictor.training.checkpoint import (
     save_weights,
 )
 from lictor.training.hooks import TrainHook, evaluation_weights
+from lictor.training.implicit.learner import Learner
+from lictor.training.implicit.signals import Signals
+from lictor.training.kind import Data, Kind
 from lictor.training.loop import StepReport, enough_memory, train
 from lictor.training.phases import Phase
-from lictor.training.probe import ConflictProbe
-from lictor.training.rate_distortion import RateDistortionTask, codec_task, decoded_in_use
-from lictor.training.recipe import RunConfig, config_to_dict, may_change
+from lictor.training.pictures import CONFLICT, Pictures
+from lictor.training.recipe import (
+    AnyRunConfig,
+    RunConfig,
+    SignalRunConfig,
+    config_to_dict,
+    may_change,
+)
 from lictor.training.task import Task
 from lictor.training.techniques import build_techniques
 
 CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.jsonl", "config.json"
-CONFLICT, MODES, TRAJECTORIES = "conflict.jsonl", "modes.jsonl", "trajectories.f32"
+MODES, TRAJECTORIES = "modes.jsonl", "trajectories.f32"
 BEST = "best.pt"
-# The probe may come or go when a run is resumed: it touches nothing.
-PROBE = "conflict"
-# With fewer latents than this along a side, padding is most of what the smallest latent sees.
-_LEAST_SIDE = 2
+_WHAT = {RunConfig: "pictures", SignalRunConfig: "signals"}
+KINDS: dict[type[AnyRunConfig], Kind] = {RunConfig: Pictures(), SignalRunConfig: Signals()}
 
 _log = logging.getLogger(__name__)
 
@@ -81,12 +85,12 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{s}.{k}" for s, k in keys if old.get(s, {}).get(k) != new[s].get(k)]
 
 
-def _lasting(config: RunConfig) -> list[Phase]:
+def _lasting(config: AnyRunConfig) -> list[Phase]:
     """Return the phases without what may change: their rates."""
     return [dataclasses.replace(phase, lr=None) for phase in config.phases]
 
 
-def _check_same_run(old: RunConfig, new: RunConfig, path: Path) -> None:
+def _check_same_run(old: AnyRunConfig, new: AnyRunConfig, path: Path) -> None:
     both = _differences(config_to_dict(old), config_to_dict(new))
     changed = set(both) - may_change(old) - may_change(new)
     if _lasting(old) != _lasting(new):
@@ -142,35 +146,34 @@ def _mean_report(
     }
 
 
-def _build(config: RunConfig, runtime: Runtime) -> tuple[AbstractCodecModel, RunState]:
+def _build(config: AnyRunConfig, runtime: Runtime) -> tuple[nn.Module, RunState]:
     """Build a model and what trains it; whatever is wrong with a recipe shows here."""
     torch.manual_seed(config.train.seed)
-    model = MODELS[config.model.name].make(config.model.settings)
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model = KINDS[type(config)].build(config)
     runtime.place(model)
     optim = config.optim
     state = RunState(OPTIMIZERS[optim.name].make(optim.settings, model, optim.lr))
     if isinstance(state.optimizer, SharingOptimizer):
         state.optimizer.share_work(runtime)
     for part in {part for phase in config.phases for part in phase.freeze}:
-        _check_part(model, part)
+        _check_part(model, config.model.name, part)
     if config.train.conflict_every:
         check_linear_map(state.optimizer)
     return model, state
 
 
-def _check_part(model: AbstractCodecModel, part: str) -> None:
+def _check_part(model: nn.Module, model_name: str, part: str) -> None:
     """Raise `ConfigError` when a phase freezes a part that the model does not have."""
     learning = [name for name, module in model.named_modules() if list(module.parameters())]
     if not part or part not in learning:
         parts = [name for name in learning if name and "." not in name]
         raise ConfigError(
-            f"[[phase]] freeze: {model.name} has no part {part!r} with weights; "
+            f"[[phase]] freeze: {model_name} has no part {part!r} with weights; "
             f"{nearest(part, parts)}"
         )
 
 
-def _read(config: RunConfig, out: Path, *, resume: bool) -> dict[str, Any] | None:
+def _read(config: AnyRunConfig, out: Path, *, resume: bool) -> dict[str, Any] | None:
     """Return the content of the checkpoint to go on from, None for a run that begins."""
     checkpoint = out / CHECKPOINT
     if not resume:
@@ -199,18 +202,6 @@ def _changes_data(state: RunState, identity: str, out: Path, *, other: bool) -> 
     return True
 
 
-def _warn_of_small_crops(config: RunConfig, model: AbstractCodecModel) -> None:
-    side = config.data.crop_size // model.stride
-    if side < _LEAST_SIDE:
-        _log.warning(
-            "data.crop_size = %d: the smallest latent of %s is %dx%d in such crops, so that whole "
-            "pictures may be coded worse than crops; take %d or more (or evaluate on crops: "
-            "train.eval_side = %d)",
-            config.data.crop_size, model.name, side, side, _LEAST_SIDE * model.stride,
-            config.data.crop_size,
-        )  # fmt: skip
-
-
 def _recorder(path: Path) -> Callable[[dict[str, Any]], None]:
     """Return what appends a row to a file of the run folder."""
 
@@ -222,10 +213,9 @@ def _recorder(path: Path) -> Callable[[dict[str, Any]], None]:
 
 
 def _hooks(
-    config: RunConfig, out: Path, task: RateDistortionTask, state: RunState
+    config: AnyRunConfig, out: Path, task: Task, state: RunState, runtime: Runtime
 ) -> dict[str, TrainHook]:
-    """Build the recipe's techniques and its probe, with what they write in the run folder."""
-    runtime = task.runtime
+    """Build the recipe's techniques and its probes, with what they write in the run folder."""
 
     def recorder(name: str) -> Callable[[dict[str, Any]], None]:
         return _recorder(out / name) if runtime.is_first else lambda _: None
@@ -239,22 +229,10 @@ def _hooks(
         record=recorder(MODES),
         runtime=runtime,
     )
-    if config.train.conflict_every:
-        hooks[PROBE] = ConflictProbe(
-            task.model,
-            state.optimizer,
-            # Whatever the run's seed is: runs are compared on the same pictures.
-            batch_to_tensor(dataclasses.replace(task.crops, folder=task.held_out, seed=0).batch(0)),
-            surrogate=task.surrogate(0.0),
-            lmbda=config.loss.lmbda,
-            every=config.train.conflict_every,
-            lag=config.train.conflict_lag,
-            record=recorder(CONFLICT),
-        )
-    return hooks
+    return {**hooks, **KINDS[type(config)].probes(config, task, state, recorder)}
 
 
-def _open_run_folder(config: RunConfig, out: Path, step: int) -> IO[str]:
+def _open_run_folder(config: AnyRunConfig, out: Path, step: int) -> IO[str]:
     """Bring the folder in order for a run that goes on at `step`; return its open metrics file."""
     _trim_metrics(out / METRICS, step)
     _trim_metrics(out / CONFLICT, step)
@@ -269,36 +247,31 @@ def _no_log() -> Iterator[IO[str]]:
     yield io.StringIO()
 
 
-def _open_pictures(
-    config: RunConfig,
+def _open_data(
+    config: AnyRunConfig,
     data: Sequence[Source | str | Path],
     on_decode: Callable[[int, int], None],
     runtime: Runtime,
-) -> ImageFolder:
-    """Open the pictures, in the first process first: it decodes them for all on its machine.
+) -> Data:
+    """Open the data, in the first process first: it decodes them for all on its machine.
 
     Raises `ConfigError` when the processes do not see the same.
     """
 
-    def open_them() -> ImageFolder:
-        return open_pictures(
-            data,
-            cache_bytes=config.data.cache_mib * 2**20,
-            kept=decoded_in_use(config, runtime),
-            on_progress=on_decode,
-        )
+    def open_them() -> Data:
+        return KINDS[type(config)].open_data(config, data, on_decode, runtime)
 
-    folder = open_them() if runtime.is_first else None
+    opened = open_them() if runtime.is_first else None
     runtime.gather_late(None)
-    folder = folder or open_them()
-    seen = runtime.gather_late(folder.identity)
+    opened = opened or open_them()
+    seen = runtime.gather_late(opened.identity)
     if len(set(seen)) > 1:
         odd = next(rank for rank, identity in enumerate(seen) if identity != seen[0])
         raise ConfigError(
-            f"{', '.join(map(str, data))}: process {odd} sees other pictures there than process 0 "
-            "does; give every machine the same"
+            f"{', '.join(map(str, data))}: process {odd} sees other {_WHAT[type(config)]} there "
+            "than process 0 does; give every machine the same"
         )
-    return folder
+    return opened
 
 
 def _check_agreement(task: Task, runtime: Runtime, step: int) -> None:
@@ -332,26 +305,27 @@ def _append(log: IO[str], row: dict[str, Any]) -> None:
 
 
 def run(
-    config: RunConfig,
+    config: AnyRunConfig,
     data: Source | Path | str | Sequence[Source | Path | str],
     out: Path | str,
     *,
     resume: bool = False,
     other_data: bool = False,
     runtime: Runtime | None = None,
-    make_hooks: Callable[[AbstractCodecModel], Mapping[str, TrainHook]] = lambda _: {},
+    make_hooks: Callable[[Any], Mapping[str, TrainHook]] = lambda _: {},
     should_stop: Callable[[], bool] = lambda: False,
     on_decode: Callable[[int, int], None] = lambda *_: None,
     on_row: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> Iterator[StepReport | Evaluation]:
-    """Train on the pictures of `data`, keeping everything in the folder `out`.
+    """Train on `data`, keeping everything in the folder `out`.
 
-    `data` is a folder, shards or their URL, each maybe with a weight as in `"photos=2"`, or several
-    of them. Yields a report after every step and after every evaluation. When `should_stop` says
-    so, the run ends after the current step with a checkpoint to resume from; `other_data` lets a
-    resumed run go on with other pictures; `runtime` is one process on the CPU if not given.
-    `on_row` is told each row of the metrics once it is in the file. Of several processes the first
-    one writes and is told of rows, and all see the same folders. Raises `ConfigError`, `DataError`
+    `data` is a folder of pictures, shards or their URL, each maybe with a weight as in
+    `"photos=2"`, or several of them; for a recipe of signals, folders or files of those. Yields a
+    report after every step and after every evaluation. When `should_stop` says so, the run ends
+    after the current step with a checkpoint to resume from; `other_data` lets a resumed run go on
+    with other pictures; `runtime` is one process on the CPU if not given. `on_row` is told each row
+    of the metrics once it is in the file. Of several processes the first one writes and is told of
+    rows, and all see the same folders. Raises `ConfigError`, `DataError`
     or `CheckpointError` before the first step if something does not fit, or if another run is going
     on in the same folder.
     """
@@ -360,12 +334,11 @@ def run(
     model, state = _build(config, runtime)
     _read(config, out, resume=resume)  # fails now rather than after the pictures are read
     sources = [data] if isinstance(data, Source | Path | str) else list(data)
-    folder = _open_pictures(config, sources, on_decode, runtime)
-    _warn_of_small_crops(config, model)
-    task = codec_task(config, model, *folder.split(config.data.held_out), runtime)
-    state.data = folder.identity
-    own, others = _hooks(config, out, task, state), make_hooks(model)
-    if taken := sorted({*own, PROBE} & set(others)):
+    kind, opened = KINDS[type(config)], _open_data(config, sources, on_decode, runtime)
+    task = kind.make_task(config, model, opened, runtime, begins=not resume)
+    state.data = opened.identity
+    own, others = _hooks(config, out, task, state, runtime), make_hooks(model)
+    if taken := sorted({*own, *kind.optional_hooks} & set(others)):
         raise ConfigError(f"a hook is called {taken[0]!r} already; give yours another name")
     hooks = {**others, **own}
     if config.train.compile:
@@ -374,8 +347,8 @@ def run(
         # Read again, now that no other run can write there.
         content = _read(config, out, resume=resume)
         if content is not None:
-            restore(content, out / CHECKPOINT, model, state, hooks, optional=(PROBE,))
-        changes = _changes_data(state, folder.identity, out, other=other_data)
+            restore(content, out / CHECKPOINT, model, state, hooks, optional=kind.optional_hooks)
+        changes = _changes_data(state, opened.identity, out, other=other_data)
         runtime.gather(None)  # all have read the checkpoint before the first one writes another
         with _open_run_folder(config, out, state.step) if runtime.is_first else _no_log() as log:
 
@@ -386,14 +359,14 @@ def run(
 
             _log.info("training on %s", runtime.describe())
             if changes:
-                record({"kind": "data", "step": state.step, "identity": folder.identity})
+                record({"kind": "data", "step": state.step, "identity": opened.identity})
             yield from _train_and_keep(
                 config, task, state, hooks, out, record, should_stop, runtime
             )
 
 
 def _train_and_keep(
-    config: RunConfig,
+    config: AnyRunConfig,
     task: Task,
     state: RunState,
     hooks: Mapping[str, TrainHook],
@@ -443,9 +416,26 @@ def load_run(out: Path | str, *, best: bool = False) -> tuple[AbstractCodecModel
     """Return the model, configuration and step of a run's latest checkpoint, or its best one.
 
     The weights are those that the run evaluates: averaged ones if it averages. Raises
-    `CheckpointError` when there is no such checkpoint or it is damaged.
+    `CheckpointError` when there is no such checkpoint, it is damaged, or it is of signals.
     """
-    out = Path(out)
+    model, config, step = _load(Path(out), best=best)
+    if not isinstance(config, RunConfig) or not isinstance(model, AbstractCodecModel):
+        raise CheckpointError(f"{out}: is a run of signals, not of pictures")
+    return model, config, step
+
+
+def load_signal_run(out: Path | str, *, best: bool = False) -> tuple[Learner, SignalRunConfig, int]:
+    """Return what a run of signals has learned, likewise.
+
+    Raises `CheckpointError` when there is no such checkpoint, it is damaged, or it is of pictures.
+    """
+    model, config, step = _load(Path(out), best=best)
+    if not isinstance(config, SignalRunConfig) or not isinstance(model, Learner):
+        raise CheckpointError(f"{out}: is a run of pictures, not of signals")
+    return model, config, step
+
+
+def _load(out: Path, *, best: bool) -> tuple[nn.Module, AnyRunConfig, int]:
     if not out.is_dir():
         raise CheckpointError(f"{out}: no such run folder")
     path = out / (BEST if best else CHECKPOINT)
@@ -455,7 +445,7 @@ def load_run(out: Path | str, *, best: bool = False) -> tuple[AbstractCodecModel
         )
     content = read_checkpoint(path)
     config = checkpoint_config(content, path)
-    model = MODELS[config.model.name].make(config.model.settings)
+    model = KINDS[type(config)].build(config)
     try:
         model.load_state_dict(content.get("evaluated") or content["model"])
     except RuntimeError as error:

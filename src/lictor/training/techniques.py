@@ -17,7 +17,7 @@ from torch import nn
 from lictor.errors import ConfigError
 from lictor.runtime import Runtime
 from lictor.training.hooks import TrainHook
-from lictor.training.recipe import RunConfig, StdetConfig
+from lictor.training.recipe import AnyRunConfig, StdetConfig
 from lictor.training.sma import SMA
 from lictor.training.stdet.hook import STDET, Choices
 from lictor.training.stdet.selection import Schedule
@@ -33,7 +33,7 @@ def snapshot_interval(settings: StdetConfig, steps_per_epoch: float) -> int:
 
 
 def build_techniques(
-    config: RunConfig,
+    config: AnyRunConfig,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     *,

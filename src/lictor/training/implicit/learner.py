@@ -32,8 +32,8 @@ class Learner(nn.Module):
         super().__init__()
         self.net = net
         self.log_scales = nn.Parameter(torch.full((net.latent,), math.log(_FIRST_SCALE)))
-        self.register_buffer("low", torch.tensor(low, dtype=torch.float64))
-        self.register_buffer("high", torch.tensor(high, dtype=torch.float64))
+        self.register_buffer("low", torch.tensor(low))
+        self.register_buffer("high", torch.tensor(high))
 
     @property
     def name(self) -> str:

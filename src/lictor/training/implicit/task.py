@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from lictor.layers.quantize.noise import Noise
 from lictor.metrics import psnr_of_mse
 from lictor.runtime import Runtime
 from lictor.training.implicit.learner import Learner
-from lictor.training.implicit.sections import FitConfig, RateConfig
+from lictor.training.signal_sections import FitConfig, RateConfig
 from lictor.training.task import TaskLoss
 
 _STEPS_PER_OCTAVE = 4
@@ -24,6 +24,7 @@ _BLOCK = 256
 _LEAST_ERROR = 1e-12
 
 
+@runtime_checkable
 class Patches(Protocol):
     """Where training patches come from."""
 
