@@ -67,7 +67,7 @@ class SignalRunConfig:
     """Everything that defines the training of a network of signals."""
 
     model: ImplicitModelConfig = field(default_factory=ImplicitModelConfig)
-    signal: SignalConfig = field(default_factory=SignalConfig)
+    signal: SignalConfig = field(default_factory=lambda: SignalConfig(patch=(32, 32)))
     fit: FitConfig = field(default_factory=FitConfig)
     rate: RateConfig = field(default_factory=RateConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

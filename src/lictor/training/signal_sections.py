@@ -14,6 +14,7 @@ from lictor.config import (
     option,
 )
 from lictor.errors import ConfigError
+from lictor.implicit.coordinates import COORDINATES
 from lictor.implicit.model import IMPLICIT
 
 KINDS = ("image", "audio", "volume", "field", "array")
@@ -28,9 +29,11 @@ class SignalConfig(Settings):
     kind: str = option("image", one_of(*KINDS))
     """What files hold: image, audio, volume, field (on the sphere), array."""
     patch: tuple[int, ...] = option((), _SIDES)
-    """Sides of the patches; none: an item whole, so that all have the same grid."""
+    """Sides of the patches that a latent stands for; none: `item_shape`."""
     item_shape: tuple[int, ...] = option((), _SIDES)
     """Files hold several items of this shape one after the other; none: one item."""
+    coordinates: str | None = option(None, one_of(*COORDINATES))
+    """Where points lie: unit, audio, sphere, pixels; by the kind if not given."""
     channels: int = option(1, between(1, 64))
     """Values of a sample: 3 for colour, 2 for stereo."""
     low: float | None = None
@@ -42,10 +45,23 @@ class SignalConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not (self.patch or self.item_shape):
+            raise ConfigError("signal.patch: say the sides of the patches, such as [32, 32]")
         if (self.low is None) != (self.high is None):
             raise ConfigError("signal.low and signal.high: give both or neither")
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise ConfigError(f"signal.low = {self.low} must be below signal.high = {self.high}")
+
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Sides of the patches."""
+        return self.patch or self.item_shape
+
+    @property
+    def points(self) -> str:
+        """Name of the coordinates in their table."""
+        return self.coordinates or {"audio": "audio", "field": "sphere"}.get(self.kind, "unit")
 
 
 @dataclass(frozen=True)
