@@ -22,7 +22,8 @@ class Linear(nn.Module):
     The latent has the unit of the values: a basis of PCA is scaled so that the mean square of each
     component over the grid is 1. So an entry of a latent is the root mean square of what it adds,
     and the inner loss is curved alike in all directions: a step of rate 1/2 finds the least squares
-    solution.
+    solution. The projection is the mean product with vectors of the same scale, so that one learning
+    rate suits all weights.
 
     Args:
         n: points of the grid.
@@ -47,7 +48,7 @@ class Linear(nn.Module):
         with torch.no_grad():
             self.mean.copy_(torch.from_numpy(pca.mean))
             self.basis.copy_(torch.from_numpy(pca.basis * scale))
-            self.projection.copy_(torch.from_numpy(pca.basis / scale))
+            self.projection.copy_(torch.from_numpy(pca.basis * scale))
 
     def project(
         self, y: Float[Tensor, "b n c"], mask: Bool[Tensor, "b n"] | None
@@ -56,7 +57,7 @@ class Linear(nn.Module):
         rest = y - self.mean
         if mask is not None:
             rest = torch.where(mask[..., None], rest, 0.0)
-        return torch.mm(rest.flatten(1), self.projection.flatten(0, 1))
+        return torch.mm(rest.flatten(1), self.projection.flatten(0, 1)) / self.mean.numel()
 
     def at(self, points: Int[Tensor, " k"] | None) -> Decode:
         """Return the values at some points of the grid (None: all) as a function of latents."""
