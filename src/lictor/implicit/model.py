@@ -22,8 +22,8 @@ class Linear(nn.Module):
     The latent has the unit of the values: a basis of PCA is scaled so that the mean square of each
     component over the grid is 1. So an entry of a latent is the root mean square of what it adds,
     and the inner loss is curved alike in all directions: a step of rate 1/2 finds the least squares
-    solution. The projection is the mean product with vectors of the same scale, so that one learning
-    rate suits all weights.
+    solution. The projection is the mean product with vectors of the same scale, so that one
+    learning rate suits all weights.
 
     Args:
         n: points of the grid.

@@ -52,7 +52,6 @@ class SignalConfig(Settings):
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise ConfigError(f"signal.low = {self.low} must be below signal.high = {self.high}")
 
-
     @property
     def sides(self) -> tuple[int, ...]:
         """Sides of the patches."""
