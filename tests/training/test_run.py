@@ -426,3 +426,62 @@ def test_an_evaluation_without_enough_memory_says_what_to_lower(
     monkeypatch.setattr(RateDistortionTask, "evaluate", greedy)
     with pytest.raises(LictorError, match=r"3\.00 GiB more.*train\.eval_side"):
         list(run(CONFIG, picture_folder, tmp_path))
+
+
+# ------------------------------------------------------------------------------------ rollback
+
+
+class Ruin:
+    """Makes the weights useless once."""
+
+    def __init__(self, model: torch.nn.Module, at: int):
+        self.model, self.at = model, at
+
+    def before_step(self, step: int) -> None:
+        pass
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        if step == self.at:
+            for p in self.model.parameters():
+                p.mul_(3)
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        pass
+
+
+def rolled(tmp_path: Path, data: Path, rollback: float, **options) -> Path:
+    train = dataclasses.replace(CONFIG.train, rollback=rollback, eval_every=2, checkpoint_every=2)
+    config = dataclasses.replace(CONFIG, train=train)
+    out = tmp_path / f"rolled-{rollback}"
+    finish(config, data, out, make_hooks=lambda model: {"ruin": Ruin(model, 5)}, **options)
+    return out
+
+
+def test_a_run_that_diverges_goes_back_to_its_best_and_on(tmp_path, picture_folder):
+    out = rolled(tmp_path, picture_folder, 0.5)
+    (back,) = [row for row in metrics(out) if row["kind"] == "rollback"]
+    assert (back["step"], back["to"]) == (6, 4)
+    losses = {row["step"]: row["loss"] for row in metrics(out) if row["kind"] == "evaluation"}
+    assert losses[6] is None or losses[6] > 1.5 * losses[4]
+    assert losses[10] < 1.5 * losses[4]
+    steps = [row["step"] for row in metrics(out) if row["kind"] == "evaluation"]
+    assert steps == [2, 4, 6, 8, 10]
+
+
+def test_without_rollback_a_ruined_run_stays_ruined(tmp_path, picture_folder):
+    out = rolled(tmp_path, picture_folder, 0.0)
+    losses = {row["step"]: row["loss"] for row in metrics(out) if row["kind"] == "evaluation"}
+    assert not losses[8] < 1.5 * losses[4]
+    assert not (out / "good.pt").exists()
+
+
+def test_a_run_stopped_after_a_rollback_goes_on_bitwise(tmp_path, picture_folder):
+    whole = rolled(tmp_path / "whole", picture_folder, 0.5)
+    calls = itertools.count()
+    rolled(tmp_path / "cut", picture_folder, 0.5, should_stop=lambda: next(calls) == 6)
+    cut = rolled(tmp_path / "cut", picture_folder, 0.5, resume=True)
+    assert equal(weights(cut), weights(whole))

@@ -5,6 +5,7 @@ metrics.jsonl    one JSON object a line: averages over steps, and evaluations
 modes.jsonl      with STDET: one JSON object a line, a row of `STDET`
 trajectories.f32 with STDET: the first snapshots of all weights, until modes are found
 best.pt          the weights of the best evaluation so far
+good.pt          with `train.rollback`: the state at the best evaluation so far
 conflict.jsonl   with `train.conflict_every`: one JSON object a line, a row of `ConflictProbe`
 checkpoint.pt    the latest state; `run(resume=True)` goes on from it
 .lock            empty; locked while a run writes here
@@ -60,7 +61,7 @@ from lictor.training.techniques import build_techniques
 
 CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.jsonl", "config.json"
 MODES, TRAJECTORIES = "modes.jsonl", "trajectories.f32"
-BEST = "best.pt"
+BEST, GOOD = "best.pt", "good.pt"
 _WHAT = {RunConfig: "pictures", SignalRunConfig: "signals"}
 KINDS: dict[type[AnyRunConfig], Kind] = {RunConfig: Pictures(), SignalRunConfig: Signals()}
 
@@ -387,9 +388,15 @@ def _train_and_keep(
                 metrics = task.evaluate(state.step / settings.steps)
             record({"kind": "evaluation", "step": state.step, **metrics})
             result = Evaluation(state.step, metrics.pop("loss"), metrics)
-            if writes and result.loss < best:
-                best = result.loss
+            better = result.loss < best
+            if better and writes:
                 save_weights(out / BEST, config, task.model, state.step)
+        if better:
+            best = result.loss
+            if settings.rollback and writes:
+                save_checkpoint(out / GOOD, config, task.model, state, hooks)
+        elif settings.rollback and not result.loss <= best * (1 + settings.rollback):
+            _roll_back(out / GOOD, task.model, state, hooks, record, runtime)
         return result
 
     for report in train(config, task, state, hooks=hooks, runtime=runtime):
@@ -410,6 +417,25 @@ def _train_and_keep(
             (out / TRAJECTORIES).unlink(missing_ok=True)
         if stop:
             return
+
+
+def _roll_back(
+    path: Path,
+    model: nn.Module,
+    state: RunState,
+    hooks: Mapping[str, TrainHook],
+    record: Callable[[dict[str, Any]], None],
+    runtime: Runtime,
+) -> None:
+    """Go back to the state at the best evaluation, but on with the steps to come."""
+    runtime.gather(None)  # it has been written
+    if not path.exists():
+        return
+    step, skipped = state.step, state.skipped
+    restore(read_checkpoint(path), path, model, state, hooks)
+    record({"kind": "rollback", "step": step, "to": state.step})
+    _log.warning("step %d: training has diverged; back to the weights of step %d", step, state.step)
+    state.step, state.skipped = step, skipped
 
 
 def load_run(out: Path | str, *, best: bool = False) -> tuple[AbstractCodecModel, RunConfig, int]:

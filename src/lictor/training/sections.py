@@ -169,7 +169,9 @@ class TrainConfig(Settings):
     log_every: int = option(50, at_least(1), may_change=True)
     """Steps between lines of the metrics file."""
     eval_every: int = option(1000, at_least(1), may_change=True)
-    """Steps between evaluations on the held-out pictures."""
+    """Steps between evaluations on what is held out."""
+    rollback: float = option(0.0, at_least(0), may_change=True)
+    """An evaluation worse than the best by more than this share goes back to it; 0 for never."""
     eval_side: int = option(512, at_least(1))
     """The evaluation sees the middle of a picture, at most so many pixels a side."""
     mismatch: bool = option(False, may_change=True)

@@ -76,6 +76,10 @@ def build_techniques(
         raise ConfigError(
             "train.conflict_every looks at one loss of all weights: not with [[phase]]"
         )
+    if every and config.train.rollback:
+        raise ConfigError(
+            "train.rollback goes back in time, which the modes of [stdet] do not: use one of them"
+        )
     if every and config.train.conflict_every:
         raise ConfigError(
             "train.conflict_every compares gradients of all weights, but STDET takes weights out "
