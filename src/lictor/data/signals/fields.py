@@ -26,13 +26,12 @@ def read_field(path: Path, axes: int, variable: str | None) -> Signal:
     """Read fields of one variable of a NetCDF file or a Zarr folder."""
     del axes
     xarray = needed("xarray", "fields")
-    if path.suffix.lower() == ".zarr":
-        needed("zarr", "fields")
-        opened = xarray.open_zarr(path, chunks=None)
-    else:
-        needed("netCDF4", "fields")
-        opened = xarray.open_dataset(path)
-    with opened as dataset:
+    zarr = path.suffix.lower() == ".zarr"
+    needed("zarr" if zarr else "netCDF4", "fields")
+    with (
+        _quiet(),
+        xarray.open_zarr(path, chunks=None) if zarr else xarray.open_dataset(path) as dataset,
+    ):
         return _from_dataset(dataset, variable)
 
 
