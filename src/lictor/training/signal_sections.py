@@ -93,11 +93,11 @@ class RateConfig(Settings):
 
     weight: float = option(1.0, at_least(0))
     """Weight of the rate beside the distortion; 0 for the distortion alone, as in the paper."""
-    step: float = option(0.05, POSITIVE)
+    step: float = option(0.02, POSITIVE)
     """Quantization step of the latents at quality 0, as a share of the range of values."""
     lowest: int = option(0, between(-64, 64))
     """Lowest quality of files; four more halve the step."""
-    highest: int = option(16, between(-64, 64))
+    highest: int = option(12, between(-64, 64))
     """Highest quality of files."""
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from lictor.data.signals.drawn import AllPatches, DrawnPatches
 from lictor.data.signals.folder import SignalFolder
+from lictor.data.signals.folder import open_signals as open_folder
 from lictor.data.sources import Source, source_of
 from lictor.errors import ConfigError, DataError
 from lictor.implicit.coordinates import COORDINATES
@@ -136,7 +137,7 @@ def open_signals(
         raise ConfigError(f"{weighed[0]}: weights are for pictures; leave it out")
     places = [source.place for source in given]
     signal = config.signal
-    return SignalFolder.open(
+    return open_folder(
         places,
         kind=signal.kind,
         channels=signal.channels,

@@ -63,7 +63,8 @@ class SignalTask:
     """A `Task`: minimise the distortion of patches, in the unit of a bit's worth, and their bits.
 
     Each patch is quantized at a quality of its own, drawn evenly from all that files may have, so
-    that one network serves all of them. With `rate.weight = 0` the distortion alone counts, as in
+    that one network serves all of them: rounded for the distortion, with the gradient of the
+    identity, and with additive noise for the rate (Minnen and Singh 2020, section 3.3). With `rate.weight = 0` the distortion alone counts, as in
     the paper.
 
     Args:
@@ -132,10 +133,12 @@ class SignalTask:
             return TaskLoss(mse, {"mse": mse})
         share = noise.uniform(z[:, :1], "quality", 0) + 0.5
         width = self._width(self.rate.lowest + share * (self.rate.highest - self.rate.lowest))
-        noisy = z.float() + width * noise.uniform(z.float(), "z", 0)
+        z = z.float()
+        # Noise as wide as a coarse step would drown small latents, which rounding only clears.
+        rounded = z + ((z / width).round() * width - z).detach()
         with self.runtime.autocast():
-            mse = target.distortion(decode(noisy).float())
-        bits = self.model.bits(noisy, width)
+            mse = target.distortion(decode(rounded).float())
+        bits = self.model.bits(z + width * noise.uniform(z, "z", 0), width)
         worth = mse / bit_price(width[:, 0])
         total = (worth + self.rate.weight * bits).mean() / net.latent
         return TaskLoss(total, {"mse": mse.mean(), "bits": bits.mean()})
