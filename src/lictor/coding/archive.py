@@ -1,4 +1,4 @@
-"""The lictor signal file, version 1: one signal or an archive of many, one symbol stream, few bytes.
+"""The lictor signal file, version 1: one signal or an archive of many, and few bytes around them.
 
 Pictures go into `container`; this is for whatever a codec of signals reads: sounds, volumes,
 fields, arrays, thumbnails. A field may have five bytes of payload, so each byte of the header
