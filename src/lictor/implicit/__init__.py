@@ -1,0 +1,1 @@
+"""Networks of signals: a small latent, a shared network, values at coordinates."""
