@@ -7,6 +7,7 @@ more waves than a short one, each axis is cut into lengths of TILE patches that 
 other; their waves run side by side.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def _waves(wave_of: Int[np.ndarray, " n"], present: np.ndarray) -> Sequence[Sequ
     waves: list[list[Wave]] = []
     changes = (np.diff(wave_of) != 0) | (np.diff(present.astype(np.int8), axis=1) != 0).any(0)
     edges = [0, *(np.flatnonzero(changes) + 1).tolist(), len(wave_of)]
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in itertools.pairwise(edges):
         if start == 0 or wave_of[start] != wave_of[start - 1]:
             waves.append([])
         waves[-1].append(Wave(start, stop, tuple(present[:, start].tolist())))

@@ -6,7 +6,7 @@ are rounded to multiples of 2^-12 and applied to symbols, so that decoding has n
 own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from scipy.linalg import solve_triangular
 
 from lictor.codecs.signals.order import Plan, Wave
+from lictor.errors import CheckpointError
 
 SHIFT = 12
 _HALF = 1 << (SHIFT - 1)
@@ -46,6 +47,38 @@ class Prediction:
     """Weights by which neighbours are there; patches with others use a part of theirs, or none."""
 
     weights: Mapping[Present, Weights]
+
+    def check(self, d: int) -> None:
+        """Raise `CheckpointError` unless all weights are for latents of `d` dimensions."""
+        for key, weights in self.weights.items():
+            near, own = weights.near, weights.own
+            if near.shape != (d, sum(key) * min(d, MAX_SEEN)) or own.shape != (d, d):
+                raise CheckpointError(f"prediction: weights {near.shape}, {own.shape} do not fit")
+            if near.dtype != np.int16 or own.dtype != np.int16 or np.triu(own).any():
+                raise CheckpointError(
+                    "prediction: weights must be int16, own ones below a diagonal"
+                )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the weights by name; a name ends in a digit for each axis, 1 where it is used."""
+        arrays = {}
+        for key, weights in self.weights.items():
+            digits = "".join(str(int(used)) for used in key)
+            arrays[f"near/{digits}"], arrays[f"own/{digits}"] = weights.near, weights.own
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Prediction":
+        """Undo `arrays`; raises `KeyError` where one of a pair is missing."""
+        digits = sorted(name.removeprefix("near/") for name in arrays if name.startswith("near/"))
+        return cls(
+            {
+                tuple(digit == "1" for digit in name): Weights(
+                    arrays[f"near/{name}"], arrays[f"own/{name}"]
+                )
+                for name in digits
+            }
+        )
 
     def chosen(self, present: Present) -> Present | None:
         """Return the key of the weights for patches with these neighbours: those that use most."""
@@ -148,17 +181,3 @@ def _regression(joint: Float[np.ndarray, "v n"], d: int, ridge: float) -> Float[
 def no_prediction() -> Prediction:
     """Return what predicts nothing."""
     return Prediction({})
-
-
-def stored_arrays(prediction: Prediction) -> dict[str, np.ndarray]:
-    """Return the weights as named arrays; a name has a digit for each axis: 1 where it is used."""
-    arrays = {}
-    for key, weights in prediction.weights.items():
-        digits = "".join(str(int(used)) for used in key)
-        arrays[f"near/{digits}"], arrays[f"own/{digits}"] = weights.near, weights.own
-    return arrays
-
-
-def names_of(prediction: Prediction) -> Sequence[str]:
-    """Return the keys as digits, sorted."""
-    return sorted("".join(str(int(used)) for used in key) for key in prediction.weights)
