@@ -260,6 +260,17 @@ def test_the_same_latents_come_again():
     assert (fits[0] == fits[1]).all()
 
 
+@pytest.mark.parametrize("name", list(IMPLICIT))
+def test_all_is_computed_on_the_device_of_the_network(name):
+    # This one has no numbers at all: whoever looks at one, or moves one elsewhere, fails.
+    model = _learned(name).to("meta")
+    y, mask = _signals(3).to("meta"), torch.ones(3, 12, dtype=torch.bool, device="meta")
+    loss = _outer(model, y, SECOND, mask)
+    loss.backward()
+    assert loss.device.type == "meta"
+    assert all(parameter.grad.device.type == "meta" for parameter in model.parameters())
+
+
 def test_other_parameters_can_be_put_in_from_outside():
     model, y = _model(), _signals(3)
     other = {name: 1.1 * p.detach() for name, p in model.named_parameters()}

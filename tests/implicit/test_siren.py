@@ -36,13 +36,14 @@ def test_values_are_those_of_the_formula(layers, scaled):
 
 
 def test_a_shift_is_a_bias():
-    siren = Siren(2, 1, 6, 4, 30.0)
-    points, shifts = regular_grid((5, 5)), 0.05 * torch.randn(1, siren.num_modulations)
+    siren = Siren(2, 1, 6, 4, 30.0).double()
+    points = regular_grid((5, 5)).double()
+    shifts = 0.05 * torch.randn(1, siren.num_modulations).double()
     shifted = siren(points, shifts)
     with torch.no_grad():
         for i, layer in enumerate(siren.layers[:-1]):
             layer.bias += shifts[0, i * 6 : (i + 1) * 6]
-    torch.testing.assert_close(siren(points, torch.zeros_like(shifts)), shifted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(siren(points, torch.zeros_like(shifts)), shifted, atol=1e-11, rtol=0)
 
 
 def test_weights_and_biases_begin_in_their_ranges_and_fill_them():
