@@ -1,4 +1,4 @@
-"""Latents and symbols: one path for both directions, quantizers by their closed forms, and rates."""
+"""Latents and symbols: one path for both directions, quantizers by closed forms, and rates."""
 
 import math
 import os
@@ -136,7 +136,7 @@ def test_neighbours_are_coded_in_an_earlier_wave(grids):
             stop = part.stop
             inside = made.neighbours[:, part.start : part.stop]
             assert (inside < start).all()
-            assert ((inside >= 0).T == part.present).all()
+            assert (np.array(part.present) == (inside >= 0).T).all()
     assert stop == len(made.places)
 
 
@@ -225,7 +225,7 @@ def test_contexts_save_on_shared_scales():
     assert spread.max() < 5  # the mixture is of scales alone
     ideal = float(np.log2(np.sqrt(2 * np.pi * np.e) / 0.2))  # its log-scale is 0 on average
     assert bits[1] < 0.96 * bits[0]
-    assert ideal < bits[1] < ideal + 0.2
+    assert ideal < bits[1] < ideal + 0.24
 
 
 @pytest.mark.parametrize("memory", [0.9, 0.98])
@@ -339,6 +339,9 @@ def test_symbols_beyond_any_encoder_are_corrupt():
         latents.code(hostile, single(3), 0)
 
 
+OWN_ON_THE_DIAGONAL = Weights(np.zeros((2, 0), np.int16), np.eye(2, dtype=np.int16))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -360,10 +363,7 @@ def test_symbols_beyond_any_encoder_are_corrupt():
             },
             "do not fit",
         ),
-        (
-            {"prediction": Prediction({(): Weights(np.zeros((2, 0), np.int16), np.eye(2, dtype=np.int16))})},
-            "below a diagonal",
-        ),
+        ({"prediction": Prediction({(): OWN_ON_THE_DIAGONAL})}, "below a diagonal"),
     ],
 )  # fmt: skip
 def test_latents_that_cannot_be_are_refused(change, message):

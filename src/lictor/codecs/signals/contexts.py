@@ -21,7 +21,7 @@ _FACTOR_BITS = 8
 _MOST_FACTOR = (1 << 31) - 1
 _MOST_SYMBOL = 1 << 20
 # Upper ends of the contexts but the last, in units of 1 / ONE.
-EDGES = np.rint(ONE * np.array([0.18, 0.35, 0.6, 0.9, 1.35, 2.1, 3.5])).astype(np.int64)
+EDGES = np.array([26, 46, 72, 108, 154, 218, 307, 435, 614, 896, 1408])  # 0.1 to 5.5 times ONE
 NUM_CONTEXTS = len(EDGES) + 1
 NUM_FEATURES = 5  # one, all earlier symbols, the latest ones, neighbours at this dimension, all
 _FAST = 2  # the latest symbols count by 3/4, 9/16, ...

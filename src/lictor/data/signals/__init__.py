@@ -1,0 +1,1 @@
+"""Signals of any kind, and their patches."""
