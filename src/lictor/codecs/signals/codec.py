@@ -17,14 +17,22 @@ import torch
 from lictor.codecs.signals.domain import Domain, Range
 from lictor.codecs.signals.freezing import balanced_steps, freeze_latents
 from lictor.codecs.signals.latents import (
+    MAX_SYMBOL,
     Audit,
     LatentCoding,
+    StepLatents,
     SymbolCoder,
     estimate_bits,
     reading,
     writing,
 )
-from lictor.codecs.signals.network import Network, Search, grids_of, own_torch_state
+from lictor.codecs.signals.network import (
+    Network,
+    Search,
+    grids_of,
+    laplace_scales,
+    own_torch_state,
+)
 from lictor.codecs.signals.pooled import freeze_pooled
 from lictor.codecs.signals.store import (
     content_of,
@@ -50,7 +58,7 @@ from lictor.errors import (
     ModelMismatchError,
 )
 from lictor.implicit.model import IMPLICIT, ImplicitModel
-from lictor.implicit.refine import Effort
+from lictor.implicit.refine import Effort, Quantizer
 
 Models = Mapping[str, Callable[..., ImplicitModel]]
 
@@ -147,7 +155,7 @@ class SignalCodec:
         network = Network(frozen, domain)
         z, grids = _training_latents(network, domain, signals, steps)
         # A patch without any value has the mean latent.
-        there = np.isfinite(z).all(1)
+        there: np.ndarray = np.asarray(np.isfinite(z).all(1))
         if not there.any():
             raise DataError("the training signals have no values, or their fits diverged")
         z = np.where(there[:, None], z, z[there].mean(0))
@@ -221,7 +229,8 @@ class SignalCodec:
         data, crc, symbols = self._encode(signals, q, effort, names)
         file = Archive.from_bytes(data, max_samples=1 << 62)
         grids = self._grids(file)
-        bits = estimate_bits(self.latents, symbols, grids, q)
+        coded = self._network.coded([entry.mask for entry in file.entries], grids)
+        bits = estimate_bits(self.latents, symbols, grids, q, coded)
         estimated = _file_bytes(bits, len(data) - _bytes_of_payload(file))
         return EncodedSignals(data, self._signals(file, symbols, grids), crc, estimated)
 
@@ -242,22 +251,17 @@ class SignalCodec:
         outlines = [self.domain.outline(signal) for signal in signals]
         ranges = [self.domain.range_of(signal) for signal in signals]
         grids = grids_of(self.domain, [signal.samples.shape for signal in signals])
-        search = Search(self._steps, effort, self._lmbda * 2.0 ** (-q / 2))
+        masks = [_needed(signal.mask) for signal in signals]
+        coded = self._network.coded(masks, grids)
         with own_torch_state():
-            found = [
-                self._network.symbols(
-                    *self._network.cut(signals, ranges, block), self.latents, q, search
-                )
-                for block in self._network.blocks(grids)
-            ]
-        symbols = np.concatenate(found)
+            symbols = self._symbols(signals, ranges, grids, q, coded, effort)
         encoder = SymbolEncoder()
-        self.latents.code(writing(encoder), grids, q, symbols)
+        self.latents.code(writing(encoder), grids, q, symbols, coded)
         entries = [
             Entry(
                 outline,
                 self.domain.stored_form(signal.form, limits),
-                None if signal.mask is None or signal.mask.all() else signal.mask,
+                masks[i],
                 "" if names is None else names[i],
             )
             for i, (outline, signal, limits) in enumerate(
@@ -267,6 +271,44 @@ class SignalCodec:
         crc = encoder.symbol_crc
         file = Archive(self.fingerprint, q, entries, encoder.finish(), crc, names is not None)
         return file.to_bytes(), crc, symbols
+
+    def _symbols(
+        self,
+        signals: Sequence[Signal],
+        ranges: Sequence[Range],
+        grids: Sequence[tuple[int, ...]],
+        q: int,
+        coded: np.ndarray | None,
+        effort: Effort | None,
+    ) -> np.ndarray:
+        """Return the symbols of all patches; 0 for those that are not coded."""
+        network, latents = self._network, self.latents
+        found = [
+            network.latents(*network.cut(signals, ranges, block), self._steps).numpy()
+            for block in network.blocks(grids)
+        ]
+        z = np.concatenate(found)
+        if coded is not None:
+            z[~coded] = latents.dequantize(np.zeros((1, z.shape[1]), np.int32), q)
+        symbols = latents.quantize(z, q)
+        if effort is not None and isinstance(latents, StepLatents):
+            # Predictions and rows are taken as those of the nearest symbols.
+            guesses, rows = latents.circumstances(symbols, grids, q)
+            scales = laplace_scales(latents.tables, rows)
+            steps = torch.from_numpy(latents.steps_at(q)).float()
+            quantizer = Quantizer(torch.from_numpy(latents.means), steps)
+            search, at = Search(effort, self._lmbda * 2.0 ** (-q / 2)), 0
+            for block in network.blocks(grids):
+                here = slice(at, at + sum(piece.stop - piece.start for piece in block))
+                y, mask = network.cut(signals, ranges, block)
+                symbols[here] = network.refined(
+                    y, mask, z[here], quantizer, guesses[here], scales[here], search
+                )
+                at = here.stop
+            np.clip(symbols, -MAX_SYMBOL, MAX_SYMBOL, out=symbols)
+        if coded is not None:
+            symbols[~coded] = 0
+        return symbols
 
     def decode(self, data: bytes, *, max_samples: int = MAX_SAMPLES) -> list[Signal]:
         """Restore the signals of a file.
@@ -323,7 +365,9 @@ class SignalCodec:
         audit: list[Audit] | None = None,
     ) -> np.ndarray:
         """Decode the symbols, checked against the encoder's before they are used."""
-        count = sum(map(math.prod, grids)) * self.latents.dimensions
+        coded = self._network.coded([entry.mask for entry in file.entries], grids)
+        patches = sum(map(math.prod, grids)) if coded is None else int(coded.sum())
+        count = patches * self.latents.dimensions
         if count * _LEAST_BITS > 8 * len(file.payload) + 64:
             raise CorruptError(f"a payload of {len(file.payload)} bytes has not {count} symbols")
         first, last = self.latents.qualities
@@ -334,7 +378,7 @@ class SignalCodec:
         if audit is not None:
             coder = Audit(coder)
             audit.append(coder)
-        symbols = self.latents.code(coder, grids, file.quality)
+        symbols = self.latents.code(coder, grids, file.quality, None, coded)
         decoder.finish()
         if decoder.symbol_crc & 0xFFFF != file.symbol_crc:
             raise DesyncError("the decoded symbols differ from the encoder's")
@@ -439,6 +483,11 @@ def _training_latents(
             for block in network.blocks(grids)
         ]
     return np.concatenate(found).astype(np.float64), grids
+
+
+def _needed(mask: np.ndarray | None) -> np.ndarray | None:
+    """Return a mask, or None where there is a value everywhere."""
+    return None if mask is None or mask.all() else mask
 
 
 def _bytes_of_payload(file: Archive) -> int:

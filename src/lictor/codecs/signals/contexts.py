@@ -105,7 +105,7 @@ def features_of(
     for i in range(d):
         features[0, i], features[1, i] = energy.slow, energy.fast
         energy.add(sizes[i])
-    near = (order.neighbours >= 0).any(0)
+    near = np.asarray((order.neighbours >= 0).any(0))
     for wave in order.waves:
         for part in wave:
             if any(part.present):

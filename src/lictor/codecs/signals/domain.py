@@ -141,7 +141,9 @@ class Domain:
         """Return what a file must hold of a form: what is not as the codec's own; None if that."""
         plain = all(key in form for key in self.form) and _WHOLE not in form and _RANGE not in form
         if plain:
-            stored = {k: v for k, v in form.items() if k not in self.form or self.form[k] != v}
+            stored: dict[str, Any] = {
+                k: v for k, v in form.items() if k not in self.form or self.form[k] != v
+            }
         else:
             stored = {_WHOLE: dict(form)}
         if self.own_range:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lictor.codecs.signals import contexts as ctx
 from lictor.codecs.signals import prediction as pre
@@ -106,17 +106,25 @@ class LatentCoding(Protocol):
         grids: Sequence[Grid],
         q: int,
         symbols: Int[np.ndarray, "n d"] | None = None,
+        coded: Bool[np.ndarray, " n"] | None = None,
     ) -> Int[np.ndarray, "n d"]:
-        """Code the symbols of all patches of grids, or read them where they are None."""
+        """Code the symbols of all patches of grids, or read them where they are None.
+
+        Patches that are not `coded` have symbols 0 and take no bits; None: all are.
+        """
         ...
 
 
 def estimate_bits(
-    latents: LatentCoding, symbols: Int[np.ndarray, "n d"], grids: Sequence[Grid], q: int
+    latents: LatentCoding,
+    symbols: Int[np.ndarray, "n d"],
+    grids: Sequence[Grid],
+    q: int,
+    coded: Bool[np.ndarray, " n"] | None = None,
 ) -> float:
     """Return what the symbols of grids cost, in bits, by the tables."""
     audit = Audit()
-    latents.code(audit, grids, q, symbols)
+    latents.code(audit, grids, q, symbols, coded)
     return audit.bits
 
 
@@ -208,6 +216,7 @@ class StepLatents:
         grids: Sequence[Grid],
         q: int,
         symbols: Int[np.ndarray, "n d"] | None = None,
+        coded: Bool[np.ndarray, " n"] | None = None,
     ) -> Int[np.ndarray, "n d"]:
         """Code the symbols of all patches of grids, or read them where they are None.
 
@@ -216,6 +225,7 @@ class StepLatents:
             grids: of the same number of axes, the items first.
             q: quality.
             symbols: those of the patches of all grids one after the other, each in C order.
+            coded: patches that are not have symbols 0 and take no bits; None: all are.
 
         Raises:
             CorruptError: a symbol that is read is impossible.
@@ -224,11 +234,29 @@ class StepLatents:
         walk, parts, at = _Walk(self, coder, q), [], 0
         for chosen in groups(grids):
             order = plan(grids[chosen])
-            count = len(order.places)
-            here = None if symbols is None else symbols[at : at + count]
-            parts.append(walk.group(order, here))
-            at += count
+            here = slice(at, at + len(order.places))
+            known = None if symbols is None else symbols[here].T.astype(np.int64)
+            live = None if coded is None else coded[here][order.places]
+            found = walk.group(order, None if known is None else known[:, order.places], live)
+            parts.append(_unsorted(found, order).astype(np.int32))
+            at = here.stop
         return np.concatenate(parts) if parts else np.zeros((0, self.dimensions), np.int32)
+
+    def circumstances(
+        self, symbols: Int[np.ndarray, "n d"], grids: Sequence[Grid], q: int
+    ) -> tuple[Int[np.ndarray, "n d"], Int[np.ndarray, "n d"]]:
+        """Return the prediction of each symbol and the table row of what is left, as coded."""
+        walk = _Walk(self, Audit(), q)
+        guesses, rows, at = [], [], 0
+        for chosen in groups(grids):
+            order = plan(grids[chosen])
+            here = slice(at, at + len(order.places))
+            walk.trace = np.zeros((2, self.dimensions, len(order.places)), np.int64)
+            walk.group(order, symbols[here].T.astype(np.int64)[:, order.places], None)
+            guesses.append(_unsorted(walk.trace[0], order))
+            rows.append(_unsorted(walk.trace[1], order))
+            at = here.stop
+        return np.concatenate(guesses), np.concatenate(rows)
 
 
 class _Walk:
@@ -240,23 +268,24 @@ class _Walk:
         self._features, self._tables = latents.features, latents.tables
         self._prediction, self._predicted = latents.prediction, latents.predicted[at]
         self._coder = coder
+        self.trace: np.ndarray | None = None  # predictions and rows, if somebody wants to know
 
-    def group(self, order: Plan, symbols: Int[np.ndarray, "n d"] | None) -> np.ndarray:
-        """Code one group of patches."""
+    def group(
+        self, order: Plan, known: np.ndarray | None, live: np.ndarray | None
+    ) -> Int[np.ndarray, "d n"]:
+        """Code one group of patches; all arrays are in coding order."""
         d, n = self._rows.shape[1], len(order.places)
-        known = None if symbols is None else symbols[order.places].T.astype(np.int64)
         found, sizes = np.zeros((d, n), np.int64), np.zeros((d, n), np.int64)
         for wave in order.waves:
-            self._wave(wave, order.neighbours, known, found, sizes)
-        result = np.empty((n, d), np.int32)
-        result[order.places] = found.T
-        return result
+            self._wave(wave, order.neighbours, known, live, found, sizes)
+        return found
 
     def _wave(
         self,
         wave: Sequence[Wave],
         neighbours: np.ndarray,
         known: np.ndarray | None,
+        live: np.ndarray | None,
         found: np.ndarray,
         sizes: np.ndarray,
     ) -> None:
@@ -276,12 +305,27 @@ class _Walk:
             guess = self._guess(wave, predictions, found, i)
             context = self._contexts(i, level, (energy.slow, energy.fast, about[i], overall))
             rest = None if known is None else known[i, here] - guess
-            rest = self._coder(rest, self._rows[level, i, context], self._tables)
+            rows = self._rows[level, i, context]
+            if self.trace is not None:
+                self.trace[:, i, here] = guess, rows
+            if live is None:
+                rest = self._coder(rest, rows, self._tables)
+            else:
+                rest = self._sparse(rest, rows, guess, live[here])
             found[i, here] = rest + guess
             sizes[i, here] = ctx.sizes_of(rest, self._factors[i : i + 1])
             energy.add(sizes[i, here])
         if np.abs(found[:, here]).max(initial=0) > MAX_SYMBOL:
             raise CorruptError("a symbol is larger than any that an encoder writes")
+
+    def _sparse(
+        self, rest: np.ndarray | None, rows: np.ndarray, guess: np.ndarray, live: np.ndarray
+    ) -> np.ndarray:
+        """Code the patches that are coded; the others have symbol 0."""
+        told = self._coder(None if rest is None else rest[live], rows[live], self._tables)
+        result = -guess
+        result[live] = told
+        return result
 
     def _near(
         self, part: Wave, neighbours: np.ndarray, found: np.ndarray
@@ -319,3 +363,10 @@ class _Walk:
         if level.all():
             return near
         return np.where(level, near, ctx.contexts_of(features, weights[0]))
+
+
+def _unsorted(found: Int[np.ndarray, "d n"], order: Plan) -> Int[np.ndarray, "n d"]:
+    """Return what is in coding order in the order of the grids."""
+    result = np.empty(found.shape[::-1], found.dtype)
+    result[order.places] = found.T
+    return result

@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lictor.codecs.signals import contexts as ctx
 from lictor.codecs.signals.domain import Domain, Range
-from lictor.codecs.signals.latents import LatentCoding, StepLatents
 from lictor.codecs.signals.order import Grid
+from lictor.coding.tables import TOTAL, CdfTables
 from lictor.data.signals.patches import Patching
 from lictor.data.signals.signal import Signal
 from lictor.errors import DataError
@@ -24,7 +23,6 @@ from lictor.priors.families import Laplace, interval_bits
 
 # Samples of the patches that a network works on at once, channels counted.
 BLOCK_SAMPLES = 1 << 17
-_MOST_RATIO = 8.0  # how far a patch's scale may be from the mean when rates are estimated
 
 
 @contextmanager
@@ -81,17 +79,15 @@ def blocks(grids: Sequence[Grid], patch_samples: int) -> Iterator[list[Piece]]:
 
 @dataclass(frozen=True)
 class Search:
-    """How latents are looked for.
+    """How better symbols are looked for.
 
     Args:
-        steps: of gradient descent from the network's first guess.
-        effort: how much more is done, on rate and distortion together; None: nothing.
-        lmbda: what a bit is worth there, in mean squared error of a patch.
+        effort: how long.
+        lmbda: what a bit is worth, in mean squared error of a patch.
     """
 
-    steps: int
-    effort: Effort | None = None
-    lmbda: float = 0.0
+    effort: Effort
+    lmbda: float
 
 
 class Network:
@@ -118,16 +114,9 @@ class Network:
             raw = self._patching.cut(signal.samples[piece.item], piece.start, piece.stop)
             values.append(self._domain.normalised(raw, limits).reshape(len(raw), self._points, -1))
             if masked:
-                masks.append(self._mask(signal, piece))
+                masks.append(_mask(self._patching, signal.mask, piece, self._points))
         mask = torch.from_numpy(np.concatenate(masks)) if masked else None
         return torch.from_numpy(np.concatenate(values)), mask
-
-    def _mask(self, signal: Signal, piece: Piece) -> np.ndarray:
-        if signal.mask is None:
-            return np.ones((piece.stop - piece.start, self._points), bool)
-        there = signal.mask[piece.item][..., None]
-        cut = self._patching.cut(there, piece.start, piece.stop)
-        return cut.reshape(len(cut), self._points)
 
     def latents(
         self, y: Float[Tensor, "b n c"], mask: Bool[Tensor, "b n"] | None, steps: int
@@ -142,32 +131,47 @@ class Network:
             start = torch.where(mask.any(1)[:, None], start.detach(), torch.nan)
         return start.detach()
 
-    def symbols(
+    def coded(
+        self, masks: Sequence[np.ndarray | None], grids: Sequence[Grid]
+    ) -> Bool[np.ndarray, " n"] | None:
+        """Return which patches of signals with these masks have any value; None: all have."""
+        if all(mask is None for mask in masks):
+            return None
+        found = []
+        for block in self.blocks(grids):
+            for piece in block:
+                mask = masks[piece.signal]
+                found.append(_mask(self._patching, mask, piece, self._points).any(1))
+        return np.concatenate(found)
+
+    def refined(
         self,
         y: Float[Tensor, "b n c"],
         mask: Bool[Tensor, "b n"] | None,
-        coding: LatentCoding,
-        q: int,
+        z: Float[np.ndarray, "b d"],
+        quantizer: Quantizer,
+        guesses: Int[np.ndarray, "b d"],
+        scales: Float[np.ndarray, "b d"],
         search: Search,
     ) -> Int[np.ndarray, "b d"]:
-        """Return the symbols of patches; a patch without any value has those of the mean latent."""
-        z = self.latents(y, mask, search.steps).numpy()
-        if mask is not None:
-            # Symbol 0, or what is nearest to it.
-            middle = coding.dequantize(np.zeros((1, z.shape[1]), np.int32), q)
-            z = np.where(mask.any(1).numpy()[:, None], z, middle)
-        symbols = coding.quantize(z, q)
-        if search.effort is None or not isinstance(coding, StepLatents):
-            return symbols
-        steps = torch.from_numpy(coding.steps_at(q)).float()
-        quantizer = Quantizer(torch.from_numpy(coding.means), steps)
-        scales = _scales(coding, q, symbols)
+        """Return symbols that cost less, bits and error together, than the nearest ones.
+
+        Args:
+            y: values of patches.
+            mask: where they have some.
+            z: latents to begin with.
+            quantizer: of the quality.
+            guesses: what is predicted of the symbols.
+            scales: Laplace scales of what is left.
+            search: how.
+        """
+        spread, known = torch.from_numpy(scales).float(), torch.from_numpy(guesses).float()
 
         def rate(found: Tensor) -> Tensor:
-            return interval_bits(found, scales, Laplace()).sum(1)
+            return interval_bits(found - known, spread, Laplace()).sum(1)
 
-        target = Target.of(y, mask)
-        decode, start = self._model.at(), torch.from_numpy(z).float()
+        target, start = Target.of(y, mask), torch.from_numpy(z).float()
+        decode = self._model.at()
         better = refine(decode, target, start, quantizer, rate, search.lmbda, search.effort)
         return better.numpy().astype(np.int32)
 
@@ -211,9 +215,22 @@ class Network:
         return result
 
 
-def _scales(coding: StepLatents, q: int, symbols: np.ndarray) -> Float[Tensor, "b d"]:
-    """Return Laplace scales for symbols: the dimension's mean, times how loud the patch is."""
-    mean = ctx.ONE * 2.0**8 / coding.factors[q - coding.qualities[0]]
-    loudness = (np.abs(symbols) / mean).mean(1, keepdims=True)
-    ratio = np.clip(loudness, 1 / _MOST_RATIO, _MOST_RATIO)
-    return torch.from_numpy(np.maximum(mean * ratio, Laplace().default_bound)).float()
+def _mask(
+    patching: Patching, mask: np.ndarray | None, piece: Piece, points: int
+) -> Bool[np.ndarray, "p n"]:
+    """Return where the patches of a piece have values."""
+    if mask is None:
+        return np.ones((piece.stop - piece.start, points), bool)
+    cut = patching.cut(mask[piece.item][..., None], piece.start, piece.stop)
+    return cut.reshape(len(cut), points)
+
+
+def laplace_scales(tables: CdfTables, rows: Int[np.ndarray, "b d"]) -> Float[np.ndarray, "b d"]:
+    """Return the Laplace scales whose symbols have the mean size that table rows expect."""
+    sizes = np.empty(len(tables.lengths))
+    for row, length in enumerate(tables.lengths):
+        mass = np.diff(tables.cdf[row, : length + 1])[:-1] / TOTAL
+        sizes[row] = mass @ np.abs(tables.offset[row] + np.arange(length - 1))
+    # The mean size of a rounded Laplace variable of scale b is 1 / (2 sinh(1 / (2 b))).
+    scales = 0.5 / np.arcsinh(0.5 / np.maximum(sizes, 1e-6))
+    return np.maximum(scales, Laplace().default_bound)[rows]

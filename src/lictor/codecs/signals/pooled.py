@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 
 from lictor.codecs.signals.latents import SymbolCoder, check_quality
 from lictor.codecs.signals.order import Grid
@@ -76,18 +77,23 @@ class PooledLatents:
         grids: Sequence[Grid],
         q: int,
         symbols: Int[np.ndarray, "n d"] | None = None,
+        coded: Bool[np.ndarray, " n"] | None = None,
     ) -> Int[np.ndarray, "n d"]:
         """Code the symbols of all patches of grids, or read them where they are None.
+
+        Patches that are not `coded` have symbols 0 and take no bits; None: all are.
 
         Raises `CorruptError` when a symbol that is read is no level.
         """
         check_quality(self, q)
-        shape = (sum(map(prod, grids)), self.dimensions)
-        row = np.full(shape, q - self.qualities[0], np.int32)
-        found = coder(symbols, row, self.tables)
+        live = np.ones(sum(map(prod, grids)), bool) if coded is None else coded
+        row = np.full((int(live.sum()), self.dimensions), q - self.qualities[0], np.int32)
+        found = coder(None if symbols is None else symbols[live], row, self.tables)
         if found.size and (found.min() < 0 or found.max() >> q):
             raise CorruptError("a symbol is larger than any that an encoder writes")
-        return found.astype(np.int32)
+        result = np.zeros((len(live), self.dimensions), np.int32)
+        result[live] = found
+        return result
 
 
 def freeze_pooled(
