@@ -57,6 +57,7 @@ from lictor.errors import (
     LictorError,
     ModelMismatchError,
 )
+from lictor.implicit.meta import Target
 from lictor.implicit.model import IMPLICIT, ImplicitModel
 from lictor.implicit.refine import Effort, Quantizer
 
@@ -291,24 +292,52 @@ class SignalCodec:
         if coded is not None:
             z[~coded] = latents.dequantize(np.zeros((1, z.shape[1]), np.int32), q)
         symbols = latents.quantize(z, q)
-        if effort is not None and isinstance(latents, StepLatents):
-            # Predictions and rows are taken as those of the nearest symbols.
-            guesses, rows = latents.circumstances(symbols, grids, q)
-            scales = laplace_scales(latents.tables, rows)
-            steps = torch.from_numpy(latents.steps_at(q)).float()
-            quantizer = Quantizer(torch.from_numpy(latents.means), steps)
-            search, at = Search(effort, self._lmbda * 2.0 ** (-q / 2)), 0
-            for block in network.blocks(grids):
-                here = slice(at, at + sum(piece.stop - piece.start for piece in block))
-                y, mask = network.cut(signals, ranges, block)
-                symbols[here] = network.refined(
-                    y, mask, z[here], quantizer, guesses[here], scales[here], search
-                )
-                at = here.stop
-            np.clip(symbols, -MAX_SYMBOL, MAX_SYMBOL, out=symbols)
         if coded is not None:
             symbols[~coded] = 0
-        return symbols
+        if effort is None or not isinstance(latents, StepLatents):
+            return symbols
+        search = Search(effort, self._lmbda * 2.0 ** (-q / 2))
+        # Predictions and rows are taken as those of the nearest symbols, and others may follow from
+        # others: only a real gain counts.
+        better, gain = self._refined(signals, ranges, grids, q, z, symbols, search)
+        if coded is not None:
+            better[~coded] = 0
+        saved = estimate_bits(latents, symbols, grids, q, coded) - estimate_bits(
+            latents, better, grids, q, coded
+        )
+        return better if gain + search.lmbda * saved > 0 else symbols
+
+    def _refined(
+        self,
+        signals: Sequence[Signal],
+        ranges: Sequence[Range],
+        grids: Sequence[tuple[int, ...]],
+        q: int,
+        z: np.ndarray,
+        symbols: np.ndarray,
+        search: Search,
+    ) -> tuple[np.ndarray, float]:
+        """Return other symbols, and by how much their squared error is less, over all patches."""
+        network, latents = self._network, self.latents
+        assert isinstance(latents, StepLatents)
+        guesses, rows = latents.circumstances(symbols, grids, q)
+        scales = laplace_scales(latents.tables, rows)
+        steps = torch.from_numpy(latents.steps_at(q)).float()
+        quantizer = Quantizer(torch.from_numpy(latents.means), steps)
+        better, gain, at = np.empty_like(symbols), 0.0, 0
+        for block in network.blocks(grids):
+            here = slice(at, at + sum(piece.stop - piece.start for piece in block))
+            y, mask = network.cut(signals, ranges, block)
+            found = network.refined(
+                y, mask, z[here], quantizer, guesses[here], scales[here], search
+            )
+            better[here] = np.clip(found, -MAX_SYMBOL, MAX_SYMBOL)
+            target = Target.of(y, mask)
+            for chosen, sign in ((symbols, 1), (better, -1)):
+                values = torch.from_numpy(network.values(latents.dequantize(chosen[here], q)))
+                gain += sign * float(target.distortion(values).sum())
+            at = here.stop
+        return better, gain
 
     def decode(self, data: bytes, *, max_samples: int = MAX_SAMPLES) -> list[Signal]:
         """Restore the signals of a file.

@@ -9,7 +9,6 @@ from math import prod
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 
 from lictor.codecs.signals.latents import SymbolCoder, check_quality
 from lictor.codecs.signals.order import Grid
@@ -115,6 +114,8 @@ def freeze_pooled(
         [np.ones(1 << b) for b in bits], np.zeros(len(bits)), np.zeros(len(bits), np.int32)
     )
     blank = PooledLatents(mean, deviation, radius, latents.shape[1], qualities, flat)
-    counts = [1.0 + np.bincount(blank.quantize(latents, b).ravel(), minlength=1 << b) for b in bits]
+    counts = [np.ones(1 << b) for b in bits]
+    for count, b in zip(counts, bits, strict=True):
+        count += np.bincount(blank.quantize(latents, b).ravel(), minlength=1 << b)
     tables = build_tables(counts, np.zeros(len(bits)), np.zeros(len(bits), np.int32))
     return PooledLatents(mean, deviation, radius, latents.shape[1], qualities, tables)
