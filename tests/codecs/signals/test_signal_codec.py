@@ -376,24 +376,34 @@ def with_value(value: float, mask: np.ndarray | None = None) -> Signal:
 
 
 @pytest.mark.parametrize(
-    ("signal", "message"),
+    ("source", "message"),
     [
-        (picture(), "kind audio, not image"),
-        (Signal(np.zeros((1, 9, 2), np.int16), None, "audio", {}), "2 channels"),
-        (Signal(np.zeros((1, 0, 1), np.int16), None, "audio", {}), "empty"),
-        (Signal(np.zeros((0, 9, 1), np.int16), None, "audio", {}), "empty"),
-        (Signal(np.zeros((9, 1), np.int16), None, "audio", {}), "1 axes"),
-        (Signal(np.zeros((1, 9, 1), np.complex64), None, "audio", {}), "complex64"),
-        (Signal(np.zeros((1, 9, 1)), np.ones((1, 8), bool), "audio", {}), "mask"),
-        (Signal(np.zeros((1, 9, 1)), np.ones((1, 9)), "audio", {}), "mask"),
-        (with_value(np.nan), "item 0 has values that are not finite"),
-        (with_value(np.inf), "not finite"),
-        (with_value(np.nan, np.ones((1, 100), bool)), "not finite"),
-        (Signal(np.zeros((1, 9, 1)), None, "audio", {"a": np.zeros(2)}), "JSON"),
+        (lambda: picture(), "kind audio, not image"),
+        (lambda: Signal(np.zeros((1, 9, 2), np.int16), None, "audio", {}), "2 channels"),
+        (lambda: Signal(np.zeros((1, 9, 9, 1), np.int16), None, "audio", {}), "1 axes"),
+        (lambda: Signal(np.zeros((1, 0, 1), np.int16), None, "audio", {}), None),
+        (lambda: Signal(np.zeros((0, 9, 1), np.int16), None, "audio", {}), None),
+        (lambda: Signal(np.zeros((9, 1), np.int16), None, "audio", {}), None),
+        (lambda: Signal(np.zeros((1, 9, 1), np.complex64), None, "audio", {}), None),
+        (lambda: Signal(np.zeros((1, 9, 1)), np.ones((1, 8), bool), "audio", {}), "mask"),
+        (lambda: Signal(np.zeros((1, 9, 1)), np.ones((1, 9)), "audio", {}), "mask"),
+        (lambda: with_value(np.nan), None),
+        (lambda: with_value(np.inf), None),
+        (lambda: with_value(np.nan, np.ones((1, 100), bool)), None),
+        (lambda: Signal(np.zeros((1, 9, 1)), None, "audio", {"a": np.zeros(2)}), "JSON"),
     ],
 )
-def test_wrong_signals_are_refused(codecs, signal, message):
+def test_wrong_signals_are_refused(codecs, source, message):
     with pytest.raises(DataError, match=message):
+        codecs["audio"].encode([source()], 0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_went_bad_are_named(codecs, value):
+    """A signal's arrays can be written to after it was checked."""
+    signal = with_value(0.0)
+    signal.samples[0, 3, 0] = value
+    with pytest.raises(DataError, match="item 0 has values that are not finite"):
         codecs["audio"].encode([signal], 0)
 
 

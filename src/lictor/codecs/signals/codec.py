@@ -15,24 +15,17 @@ import numpy as np
 import torch
 
 from lictor.codecs.signals.domain import Domain, Range
+from lictor.codecs.signals.encoding import Search, Task, find_symbols
 from lictor.codecs.signals.freezing import balanced_steps, freeze_latents
 from lictor.codecs.signals.latents import (
-    MAX_SYMBOL,
     Audit,
     LatentCoding,
-    StepLatents,
     SymbolCoder,
     estimate_bits,
     reading,
     writing,
 )
-from lictor.codecs.signals.network import (
-    Network,
-    Search,
-    grids_of,
-    laplace_scales,
-    own_torch_state,
-)
+from lictor.codecs.signals.network import Network, grids_of, own_torch_state
 from lictor.codecs.signals.pooled import freeze_pooled
 from lictor.codecs.signals.store import (
     content_of,
@@ -57,9 +50,8 @@ from lictor.errors import (
     LictorError,
     ModelMismatchError,
 )
-from lictor.implicit.meta import Target
 from lictor.implicit.model import IMPLICIT, ImplicitModel
-from lictor.implicit.refine import Effort, Quantizer
+from lictor.implicit.refine import Effort
 
 Models = Mapping[str, Callable[..., ImplicitModel]]
 
@@ -254,8 +246,10 @@ class SignalCodec:
         grids = grids_of(self.domain, [signal.samples.shape for signal in signals])
         masks = [_needed(signal.mask) for signal in signals]
         coded = self._network.coded(masks, grids)
+        search = None if effort is None else Search(effort, self._lmbda * 2.0 ** (-q / 2))
         with own_torch_state():
-            symbols = self._symbols(signals, ranges, grids, q, coded, effort)
+            task = Task(signals, ranges, grids, coded, q)
+            symbols = find_symbols(self._network, self.latents, task, self._steps, search)
         encoder = SymbolEncoder()
         self.latents.code(writing(encoder), grids, q, symbols, coded)
         entries = [
@@ -272,72 +266,6 @@ class SignalCodec:
         crc = encoder.symbol_crc
         file = Archive(self.fingerprint, q, entries, encoder.finish(), crc, names is not None)
         return file.to_bytes(), crc, symbols
-
-    def _symbols(
-        self,
-        signals: Sequence[Signal],
-        ranges: Sequence[Range],
-        grids: Sequence[tuple[int, ...]],
-        q: int,
-        coded: np.ndarray | None,
-        effort: Effort | None,
-    ) -> np.ndarray:
-        """Return the symbols of all patches; 0 for those that are not coded."""
-        network, latents = self._network, self.latents
-        found = [
-            network.latents(*network.cut(signals, ranges, block), self._steps).numpy()
-            for block in network.blocks(grids)
-        ]
-        z = np.concatenate(found)
-        if coded is not None:
-            z[~coded] = latents.dequantize(np.zeros((1, z.shape[1]), np.int32), q)
-        symbols = latents.quantize(z, q)
-        if coded is not None:
-            symbols[~coded] = 0
-        if effort is None or not isinstance(latents, StepLatents):
-            return symbols
-        search = Search(effort, self._lmbda * 2.0 ** (-q / 2))
-        # Predictions and rows are taken as those of the nearest symbols, and others may follow from
-        # others: only a real gain counts.
-        better, gain = self._refined(signals, ranges, grids, q, z, symbols, search)
-        if coded is not None:
-            better[~coded] = 0
-        saved = estimate_bits(latents, symbols, grids, q, coded) - estimate_bits(
-            latents, better, grids, q, coded
-        )
-        return better if gain + search.lmbda * saved > 0 else symbols
-
-    def _refined(
-        self,
-        signals: Sequence[Signal],
-        ranges: Sequence[Range],
-        grids: Sequence[tuple[int, ...]],
-        q: int,
-        z: np.ndarray,
-        symbols: np.ndarray,
-        search: Search,
-    ) -> tuple[np.ndarray, float]:
-        """Return other symbols, and by how much their squared error is less, over all patches."""
-        network, latents = self._network, self.latents
-        assert isinstance(latents, StepLatents)
-        guesses, rows = latents.circumstances(symbols, grids, q)
-        scales = laplace_scales(latents.tables, rows)
-        steps = torch.from_numpy(latents.steps_at(q)).float()
-        quantizer = Quantizer(torch.from_numpy(latents.means), steps)
-        better, gain, at = np.empty_like(symbols), 0.0, 0
-        for block in network.blocks(grids):
-            here = slice(at, at + sum(piece.stop - piece.start for piece in block))
-            y, mask = network.cut(signals, ranges, block)
-            found = network.refined(
-                y, mask, z[here], quantizer, guesses[here], scales[here], search
-            )
-            better[here] = np.clip(found, -MAX_SYMBOL, MAX_SYMBOL)
-            target = Target.of(y, mask)
-            for chosen, sign in ((symbols, 1), (better, -1)):
-                values = torch.from_numpy(network.values(latents.dequantize(chosen[here], q)))
-                gain += sign * float(target.distortion(values).sum())
-            at = here.stop
-        return better, gain
 
     def decode(self, data: bytes, *, max_samples: int = MAX_SAMPLES) -> list[Signal]:
         """Restore the signals of a file.

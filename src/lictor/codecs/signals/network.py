@@ -7,19 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lictor.codecs.signals.domain import Domain, Range
 from lictor.codecs.signals.order import Grid
-from lictor.coding.tables import TOTAL, CdfTables
 from lictor.data.signals.patches import Patching
 from lictor.data.signals.signal import Signal
 from lictor.errors import DataError
-from lictor.implicit.meta import InnerLoop, Target, fit
+from lictor.implicit.meta import Decode, InnerLoop, Target, fit
 from lictor.implicit.model import ImplicitModel
-from lictor.implicit.refine import Effort, Quantizer, refine
-from lictor.priors.families import Laplace, interval_bits
 
 # Samples of the patches that a network works on at once, channels counted.
 BLOCK_SAMPLES = 1 << 17
@@ -77,19 +74,6 @@ def blocks(grids: Sequence[Grid], patch_samples: int) -> Iterator[list[Piece]]:
         yield block
 
 
-@dataclass(frozen=True)
-class Search:
-    """How better symbols are looked for.
-
-    Args:
-        effort: how long.
-        lmbda: what a bit is worth, in mean squared error of a patch.
-    """
-
-    effort: Effort
-    lmbda: float
-
-
 class Network:
     """A frozen model and the domain that it is for."""
 
@@ -144,36 +128,9 @@ class Network:
                 found.append(_mask(self._patching, mask, piece, self._points).any(1))
         return np.concatenate(found)
 
-    def refined(
-        self,
-        y: Float[Tensor, "b n c"],
-        mask: Bool[Tensor, "b n"] | None,
-        z: Float[np.ndarray, "b d"],
-        quantizer: Quantizer,
-        guesses: Int[np.ndarray, "b d"],
-        scales: Float[np.ndarray, "b d"],
-        search: Search,
-    ) -> Int[np.ndarray, "b d"]:
-        """Return symbols that cost less, bits and error together, than the nearest ones.
-
-        Args:
-            y: values of patches.
-            mask: where they have some.
-            z: latents to begin with.
-            quantizer: of the quality.
-            guesses: what is predicted of the symbols.
-            scales: Laplace scales of what is left.
-            search: how.
-        """
-        spread, known = torch.from_numpy(scales).float(), torch.from_numpy(guesses).float()
-
-        def rate(found: Tensor) -> Tensor:
-            return interval_bits(found - known, spread, Laplace()).sum(1)
-
-        target, start = Target.of(y, mask), torch.from_numpy(z).float()
-        decode = self._model.at()
-        better = refine(decode, target, start, quantizer, rate, search.lmbda, search.effort)
-        return better.numpy().astype(np.int32)
+    def decoder(self) -> Decode:
+        """Return the network as a function of latents."""
+        return self._model.at()
 
     def values(self, z: Float[np.ndarray, "b d"]) -> Float[np.ndarray, "b n c"]:
         """Return what latents stand for."""
@@ -223,14 +180,3 @@ def _mask(
         return np.ones((piece.stop - piece.start, points), bool)
     cut = patching.cut(mask[piece.item][..., None], piece.start, piece.stop)
     return cut.reshape(len(cut), points)
-
-
-def laplace_scales(tables: CdfTables, rows: Int[np.ndarray, "b d"]) -> Float[np.ndarray, "b d"]:
-    """Return the Laplace scales whose symbols have the mean size that table rows expect."""
-    sizes = np.empty(len(tables.lengths))
-    for row, length in enumerate(tables.lengths):
-        mass = np.diff(tables.cdf[row, : length + 1])[:-1] / TOTAL
-        sizes[row] = mass @ np.abs(tables.offset[row] + np.arange(length - 1))
-    # The mean size of a rounded Laplace variable of scale b is 1 / (2 sinh(1 / (2 b))).
-    scales = 0.5 / np.arcsinh(0.5 / np.maximum(sizes, 1e-6))
-    return np.maximum(scales, Laplace().default_bound)[rows]
