@@ -1,0 +1,1 @@
+"""Frozen codecs of signals: latents of patches to symbols, symbols to files."""
