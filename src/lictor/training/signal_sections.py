@@ -37,9 +37,9 @@ class SignalConfig(Settings):
     channels: int = option(1, between(1, 64))
     """Values of a sample: 3 for colour, 2 for stereo."""
     low: float | None = None
-    """Value that becomes 0; by the kind, or the least of the training data, if not given."""
+    """Value that becomes 0; if not given, 0 for pictures, -1 for sounds, else the data's least."""
     high: float | None = None
-    """Value that becomes 1; likewise."""
+    """Value that becomes 1; if not given, 1 for pictures and sounds, else the data's greatest."""
     variable: str | None = None
     """Which variable of files that hold several."""
 

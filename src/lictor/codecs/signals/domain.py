@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from lictor.codecs.signals.order import Grid
 from lictor.coding.archive import KINDS, Outline
-from lictor.data.signals.signal import Signal
+from lictor.data.signals.signal import Signal, unit_of
 from lictor.errors import CheckpointError, DataError
 
 # What a form is stored under where the codec's own has keys that it lacks, or it has such a key.
@@ -117,7 +117,7 @@ class Domain:
 
     def normalised(self, samples: np.ndarray, limits: Range) -> Float[np.ndarray, "*shape"]:
         """Return samples as float32, `limits` as 0 and 1."""
-        scale, offset = _unit(self.kind, samples.dtype)
+        scale, offset = unit_of(self.kind, samples.dtype)
         low, high = limits
         values = samples.astype(np.float64) * scale + offset
         return ((values - low) / (high - low)).astype(np.float32)
@@ -127,7 +127,7 @@ class Domain:
     ) -> np.ndarray:
         """Undo `normalised`: clipped, and rounded for integers."""
         clipped = values if self.clip is None else np.clip(values, *self.clip)
-        scale, offset = _unit(self.kind, dtype)
+        scale, offset = unit_of(self.kind, dtype)
         low, high = limits
         samples = (clipped.astype(np.float64) * (high - low) + low - offset) / scale
         if dtype.kind in "iu":
@@ -163,14 +163,3 @@ class Domain:
         if not numbers or len(limits) != 2 or not -1e300 < limits[0] < limits[1] < 1e300:
             raise DataError("a signal's range is missing or impossible")
         return form, (float(limits[0]), float(limits[1]))
-
-
-def _unit(kind: str, dtype: np.dtype) -> tuple[float, float]:
-    """Return factor and offset that bring integer samples of pictures and sounds to units."""
-    if kind not in ("image", "audio") or dtype.kind not in "iu":
-        return 1.0, 0.0
-    bits = 8 * dtype.itemsize
-    if kind == "image":
-        return 1.0 / (2**bits - 1), 0.0
-    scale = 2.0 ** (1 - bits)
-    return scale, 0.0 if dtype.kind == "i" else -1.0

@@ -12,14 +12,20 @@ from lictor.data.crops import draws
 from lictor.data.order import permuted
 from lictor.data.signals.folder import SignalFolder
 from lictor.data.signals.patches import Patching
+from lictor.data.signals.signal import unit_of
 
 Block = tuple[Float[np.ndarray, "p n c"], Bool[np.ndarray, "p n"] | None]
 _BLOCK_SAMPLES = 1 << 22
 
 
-def normalised(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return values as networks see them: float32, 0 for `low` and 1 for `high`."""
-    return ((values.astype(np.float64) - low) * (1 / (high - low))).astype(np.float32)
+def normalised(values: np.ndarray, kind: str, low: float, high: float) -> np.ndarray:
+    """Return samples as networks see them: float32, 0 for `low` and 1 for `high`.
+
+    `low` and `high` are in the unit of the kind, see `unit_of`.
+    """
+    scale, offset = unit_of(kind, values.dtype)
+    in_unit = values.astype(np.float64) * scale + offset
+    return ((in_unit - low) / (high - low)).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +40,8 @@ class DrawnPatches:
         size: sides of a patch; items that are shorter are padded as `Patching` does.
         seed: of order and places.
         batch_size: patches in a step, of all processes together.
-        low: value that becomes 0.
-        high: value that becomes 1.
+        low: value that becomes 0, in the unit of the kind.
+        high: value that becomes 1, likewise.
         mirrored: mirror patches along their last axis by chance.
     """
 
@@ -72,7 +78,7 @@ class DrawnPatches:
     ) -> tuple[Float[np.ndarray, "b n c"], Bool[np.ndarray, "b n"] | None]:
         """Return the patches at some positions of a step, and where they have values."""
         cut = [self._patch(step, position) for position in positions]
-        values = np.stack([normalised(v, self.low, self.high) for v, _ in cut])
+        values = np.stack([normalised(v, self.folder.kind, self.low, self.high) for v, _ in cut])
         values = values.reshape(len(cut), -1, values.shape[-1])
         if not self._masked:
             return values, None
@@ -111,8 +117,8 @@ class AllPatches:
     Args:
         folder: the items.
         size: sides of a patch.
-        low: value that becomes 0.
-        high: value that becomes 1.
+        low: value that becomes 0, in the unit of the kind.
+        high: value that becomes 1, likewise.
         at_most: so many patches; a drawn part when there are more. None for all.
         seed: of the draw.
     """
@@ -157,7 +163,7 @@ class AllPatches:
         self, patching: Patching, values: np.ndarray, mask: np.ndarray | None, chosen: np.ndarray
     ) -> Block:
         cut = [patching.cut(values, int(i), int(i) + 1) for i in chosen]
-        raw = normalised(np.concatenate(cut), self.low, self.high)
+        raw = normalised(np.concatenate(cut), self.folder.kind, self.low, self.high)
         raw = raw.reshape(len(chosen), -1, raw.shape[-1])
         grid = values.shape[:-1]
         if mask is None and all(n % s == 0 for n, s in zip(grid, self.size, strict=True)):

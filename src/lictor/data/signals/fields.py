@@ -105,8 +105,7 @@ def _from_dataset(dataset: Any, variable: str | None) -> Signal:
         raise DataError(f"{array.name!r} is of {values.dtype}; only numbers can be coded")
     grid = values.shape[len(first) :]
     samples = np.ascontiguousarray(values).reshape(-1, *grid, 1)
-    # Everything but the values, as xarray itself writes it down.
-    outline = array.drop_attrs(deep=False).assign_attrs(array.attrs).to_dict(data=False)
+
     coords = {str(name): _coordinate(coord) for name, coord in array.coords.items()}
     form = {
         "name": str(array.name),
@@ -115,7 +114,7 @@ def _from_dataset(dataset: Any, variable: str | None) -> Signal:
         "rows": axes[0],
         "columns": axes[1],
         "shape": list(values.shape),
-        "attrs": _json(outline["attrs"]),
+        "attrs": _json(dict(array.attrs)),
         "coords": coords,
         "dataset": _json(dict(dataset.attrs)),
     }

@@ -26,12 +26,14 @@ class SignalFolder:
     Args:
         names: of the items; those of a file with several end in their number.
         items: the samples, and where there are some (None: everywhere).
+        kind: of the signals.
         identity: tells collections apart.
         bad: reasons why files were left out.
     """
 
     names: tuple[str, ...]
     items: tuple[Item, ...] = field(repr=False)
+    kind: str = "array"
     identity: str = ""
     bad: tuple[str, ...] = ()
 
@@ -60,6 +62,7 @@ class SignalFolder:
         return SignalFolder(
             tuple(self.names[i] for i in numbers),
             tuple(self.items[i] for i in numbers),
+            self.kind,
             self.identity,
         )
 
@@ -143,7 +146,7 @@ def open_signals(
     if bad:
         _log.warning("skipped %d unreadable files", len(bad))
     identity = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:16]
-    return SignalFolder(tuple(names), tuple(items), identity, tuple(bad))
+    return SignalFolder(tuple(names), tuple(items), kind, identity, tuple(bad))
 
 
 def _items_of(signal: Signal, axes: int, channels: int, item_shape: tuple[int, ...]) -> list[Item]:

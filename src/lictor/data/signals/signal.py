@@ -72,5 +72,18 @@ def masked_where_nan(samples: np.ndarray) -> np.ndarray | None:
     """Return the mask of "items *grid c": False where a channel is NaN; None without any NaN."""
     if samples.dtype.kind != "f":
         return None
-    missing = np.isnan(samples).any(-1)
-    return ~missing if missing.any() else None
+    missing = np.asarray(np.isnan(samples).any(-1))
+    return np.logical_not(missing) if missing.any() else None
+
+
+def unit_of(kind: str, dtype: np.dtype) -> tuple[float, float]:
+    """Return the factor and the offset that bring samples to the unit of their kind.
+
+    Integers of pictures come to [0, 1], those of sounds to [-1, 1]; all else is in its own unit.
+    """
+    if kind not in ("image", "audio") or dtype.kind not in "iu":
+        return 1.0, 0.0
+    bits = 8 * dtype.itemsize
+    if kind == "image":
+        return 1.0 / (2**bits - 1), 0.0
+    return 2.0 ** (1 - bits), 0.0 if dtype.kind == "i" else -1.0

@@ -150,14 +150,11 @@ def open_signals(
 
 
 def value_range(signal: SignalConfig, training: SignalFolder) -> tuple[float, float]:
-    """Return the values that become 0 and 1: the recipe's, the type's, or those of the data."""
+    """Return what becomes 0 and 1: the recipe's, the kind's, or the ends of the data's values."""
     if signal.low is not None and signal.high is not None:
         return signal.low, signal.high
-    dtypes = {training.item(i)[0].dtype for i in range(len(training))}
-    dtype = next(iter(dtypes))
-    if signal.kind in ("image", "audio") and len(dtypes) == 1 and dtype.kind in "iu":
-        info = np.iinfo(dtype)
-        return float(info.min), float(info.max)
+    if signal.kind == "image":
+        return 0.0, 1.0
     if signal.kind == "audio":
         return -1.0, 1.0
     low, high = np.inf, -np.inf

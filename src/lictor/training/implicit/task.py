@@ -64,8 +64,8 @@ class SignalTask:
 
     Each patch is quantized at a quality of its own, drawn evenly from all that files may have, so
     that one network serves all of them: rounded for the distortion, with the gradient of the
-    identity, and with additive noise for the rate (Minnen and Singh 2020, section 3.3). With `rate.weight = 0` the distortion alone counts, as in
-    the paper.
+    identity, and with additive noise for the rate (Minnen and Singh 2020, section 3.3). With
+    `rate.weight = 0` the distortion alone counts, as in the paper.
 
     Args:
         model: what learns.
