@@ -31,8 +31,10 @@ from lictor.data.folder import ImageFolder  # noqa: E402
 from lictor.models.base import AbstractCodecModel  # noqa: E402
 from lictor.models.zoo import MODELS  # noqa: E402
 
-# The machines that run this are shared: a slow example is no finding.
-settings.register_profile("lictor", deadline=None)
+# The machines that run this are shared: a slow example is no finding. Examples are the same in
+# every run, so that a red test is the change's doing; for others: --hypothesis-profile explore.
+settings.register_profile("explore", deadline=None)
+settings.register_profile("lictor", deadline=None, derandomize=True)
 settings.load_profile("lictor")
 # The models here are tiny: a second thread only waits (laws about threads set their own number).
 torch.set_num_threads(1)

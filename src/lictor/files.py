@@ -50,6 +50,31 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_path(path: Path) -> Iterator[Path]:
+    """Give the path of a file or folder to be made, and rename it over `path` at the end.
+
+    For writers that want a path of the right suffix; otherwise as `atomic_file`.
+    """
+    path = path.resolve()
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            if temporary.is_dir():
+                if path.exists():
+                    path.replace(Path(folder) / "former")
+            else:
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(
+            f"{path}: cannot write ({reason}); check the folder and the disk"
+        ) from error
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write `data` to `path` whole or not at all; raises `DataError` if it cannot."""
     with atomic_file(path) as file:

@@ -43,6 +43,7 @@ def result(tmp_path_factory):
     return said.getvalue(), out
 
 
+@pytest.mark.slow
 def test_tables_have_closed_forms_and_simulations_side_by_side(result):
     said, out = result
     content = json.loads((out / "nqm.json").read_text())

@@ -66,7 +66,7 @@ def encode(groups, lanes) -> tuple[bytes, int]:
 LANES = st.one_of(st.none(), st.integers(1, 64))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(st.data(), LANES)
 def test_symbols_round_trip_for_any_tables_groups_and_lanes(data, lanes):
     groups = []

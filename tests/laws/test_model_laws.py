@@ -69,8 +69,7 @@ def tables_of(model: AbstractCodecModel):
 # ------------------------------------------------------------------------------------- forward
 
 
-@EVERY
-@pytest.mark.parametrize("size", [(1, 1), (65, 2), (47, 70)])
+@pytest.mark.parametrize(("name", "size"), combined(MODELS, [(1, 1), (65, 2), (47, 70)]))
 def test_any_size_comes_back_in_its_size_and_costs_bits(name, size):
     model = tiny_model(name)
     x = photo_tensor(2, *size)

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import photo, photo_tensor, tiny_model
+from conftest import combined, photo, photo_tensor, tiny_model
 from lictor.codecs.learned import Codec
 from lictor.errors import CheckpointError, ConfigError, ModelMismatchError
 from lictor.models.zoo import MODELS
@@ -56,9 +56,12 @@ def test_a_saved_codec_decodes_what_it_encoded(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "scheme", [Scheme(4, 8), Scheme(6, None), Scheme(None, 8), Scheme(16, 16), Scheme(5, 7, "g_s")]
+    ("scheme", "dtype"),
+    combined(
+        [Scheme(4, 8), Scheme(6, None), Scheme(None, 8), Scheme(16, 16), Scheme(5, 7, "g_s")],
+        [torch.float32, torch.float16],
+    ),
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_every_scheme_survives_the_file(scheme, dtype, tmp_path):
     codec = quantized_codec(scheme=scheme, weight_dtype=dtype)
     codec.save(tmp_path / "q.lcodec")

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from conftest import combined
 from lictor.errors import DataError
 from lictor.reporting.runs import GONE, RunLog, Runs
 from lictor.reporting.runs_chart import save_runs_chart, smoothed
@@ -116,24 +117,24 @@ def test_the_best_is_of_the_present_pictures_and_a_number(tmp_path):
     assert read(make(tmp_path / "a", *rows)).best == (3, 2.0)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "\n\n",
-        "{",
-        "null\n[]\n3\n",
-        "\0\0\0\n",
-        "[" * 100_000 + "\n",
-        '{"kind": "train"}\n{"kind": "evaluation"}\n',
-        '{"kind": ["train"], "step": {}}\n',
-        '{"kind": "train", "step": null, "loss": null, "step_s": 0, "lr": "x", "peak_mib": []}\n',
-        '{"kind": "train", "step": -1, "loss": NaN, "step_s": NaN}\n',
-        '{"kind": "evaluation", "step": 1e400, "loss": Infinity}\n',
-        f'{{"kind": "train", "step": 1{"0" * 400}, "loss": 1{"0" * 400}}}\n',
-    ],
-)
-@pytest.mark.parametrize("config", ["", "[]", "{", '{"train": 3, "model": {"name": 1}}', None])
+ODD_TEXTS = [
+    "",
+    "\n\n",
+    "{",
+    "null\n[]\n3\n",
+    "\0\0\0\n",
+    "[" * 100_000 + "\n",
+    '{"kind": "train"}\n{"kind": "evaluation"}\n',
+    '{"kind": ["train"], "step": {}}\n',
+    '{"kind": "train", "step": null, "loss": null, "step_s": 0, "lr": "x", "peak_mib": []}\n',
+    '{"kind": "train", "step": -1, "loss": NaN, "step_s": NaN}\n',
+    '{"kind": "evaluation", "step": 1e400, "loss": Infinity}\n',
+    f'{{"kind": "train", "step": 1{"0" * 400}, "loss": 1{"0" * 400}}}\n',
+]
+ODD_CONFIGS = ["", "[]", "{", '{"train": 3, "model": {"name": 1}}', None]
+
+
+@pytest.mark.parametrize(("text", "config"), combined(ODD_TEXTS, ODD_CONFIGS))
 def test_anything_may_be_in_the_files(tmp_path, text, config):
     make(tmp_path / "a", text=text)
     if config is None:

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from conftest import tiny_model
+from conftest import combined, tiny_model
 from lictor.data.crops import Crops
 from lictor.errors import ConfigError
 from lictor.layers.quantize.catalogue import SURROGATES, mixed
@@ -28,9 +28,12 @@ def gradients(task: RateDistortionTask, step: int) -> list[torch.Tensor]:
     return [p.grad.clone() for p in task.model.parameters()]
 
 
-@pytest.mark.parametrize("name", SURROGATES)
-@pytest.mark.parametrize(("processes", "pieces"), [(1, 2), (1, 8), (2, 1), (2, 2), (4, 1)])
-def test_a_split_step_has_the_gradient_of_the_whole(folder, name, processes, pieces):
+@pytest.mark.parametrize(
+    ("name", "of"), combined(SURROGATES, [(1, 2), (1, 8), (2, 1), (2, 2), (4, 1)])
+)
+def test_a_split_step_has_the_gradient_of_the_whole(folder, name, of):
+    processes, pieces = of
+
     def split(processes: int, rank: int, pieces: int) -> list[torch.Tensor]:
         runtime = Runtime(rank=rank, world_size=processes)
         task = task_of(folder, pieces=pieces, runtime=runtime)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lictor.training.stdet.history as history_module
-from conftest import combined, photo_tensor, tiny_model
+from conftest import photo_tensor, tiny_model
 from lictor.data.folder import ImageFolder
 from lictor.errors import CheckpointError, ConfigError, DataError
 from lictor.optim.factory import OPTIMIZERS
@@ -123,7 +123,12 @@ def few_pictures(picture_folder) -> Path:
 
 @pytest.mark.parametrize(
     ("optimizer", "averaged"),
-    combined(["soap", "adam"], [SmaConfig(interval=3, feedback=True), SmaConfig()]),
+    [
+        ("soap", SmaConfig(interval=3, feedback=True)),
+        pytest.param("soap", SmaConfig(), marks=pytest.mark.slow),
+        pytest.param("adam", SmaConfig(interval=3, feedback=True), marks=pytest.mark.slow),
+        pytest.param("adam", SmaConfig(), marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_stopped_anywhere_is_the_whole_run(tmp_path, few_pictures, optimizer, averaged):
     """While snapshots are taken, after modes are found, inside a window, right after an event."""

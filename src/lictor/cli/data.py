@@ -54,10 +54,8 @@ def pack(
     size = sum(size for _, size in manifest.shards) / 2**20
     there = f"  {before} of them were there" if before else ""
     left_out = f"  {len(manifest.skipped)} left out" if manifest.skipped else ""
-    say(
-        f"{out}  {len(manifest.names)} pictures{left_out}  {len(manifest.shards)} shards"
-        f"{there}  {size:.1f} MiB"
-    )
+    shards = f"{len(manifest.shards)} shard{'s' if len(manifest.shards) != 1 else ''}"
+    say(f"{out}  {len(manifest.names)} pictures{left_out}  {shards}{there}  {size:.1f} MiB")
     return 0
 
 

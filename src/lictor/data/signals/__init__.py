@@ -1,1 +1,1 @@
-"""Signals of any kind, and their patches."""
+"""Signals of any kind: from files to arrays and back, in patches, drawn for training."""
