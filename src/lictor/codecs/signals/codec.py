@@ -118,7 +118,7 @@ class SignalCodec:
         domain: Domain,
         signals: Sequence[Signal],
         *,
-        qualities: tuple[int, int] = (-8, 24),
+        qualities: tuple[int, int] = (-12, 16),
         bits: tuple[int, int] | None = None,
         steps: int = 3,
         weight_dtype: torch.dtype = torch.float16,
