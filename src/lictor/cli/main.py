@@ -25,7 +25,7 @@ from lictor.cli.messages import complain, say
 from lictor.cli.quantize import quantize
 from lictor.cli.report import report
 from lictor.cli.runs import runs
-from lictor.errors import BitstreamError, DataError, LictorError
+from lictor.errors import BitstreamError, ConfigError, DataError, LictorError
 
 Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
 LCODEC = ".lcodec"
@@ -177,6 +177,9 @@ def freeze(
     half: bool = False,
     best: bool = False,
     force: bool = False,
+    data: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(metavar="PLACE", help_behavior_hint="")
+    ] = (),
 ) -> int:
     """Turn a run's latest checkpoint into a codec file.
 
@@ -188,8 +191,12 @@ def freeze(
         best: Take the weights of the best evaluation so far, rather than the latest.
         half: Keep the weights in 16 bits: a file of half the size.
         force: Overwrite an existing file.
+        data: For a run of signals: files or folders of signals such as it was trained on, which
+            tell the tables of the codec.
     """
     import torch
+
+    from lictor.cli.signals import freeze_signals, is_signal_run
 
     from lictor.codecs.learned import Codec
     from lictor.training.recipe import config_to_dict
@@ -197,6 +204,11 @@ def freeze(
 
     if out.exists() and not force:
         raise DataError(f"{out}: exists already; add --force to overwrite it")
+    if is_signal_run(run):
+        freeze_signals(run, out, data, best=best, half=half)
+        return 0
+    if data:
+        raise ConfigError("--data is for runs of signals; a codec of pictures needs none")
     model, config, step = load_run(run, best=best)
     notes = {"steps": step, "recipe": config_to_dict(config)}
     dtype = torch.float16 if half else torch.float32
