@@ -197,7 +197,6 @@ def freeze(
     import torch
 
     from lictor.cli.signals import freeze_signals, is_signal_run
-
     from lictor.codecs.learned import Codec
     from lictor.training.recipe import config_to_dict
     from lictor.training.run import load_run
