@@ -333,7 +333,10 @@ def run(
     out = Path(out)
     runtime = dataclasses.replace(runtime or Runtime(), precision=config.train.precision)
     model, state = _build(config, runtime)
-    _read(config, out, resume=resume)  # fails now rather than after the pictures are read
+    former = _read(config, out, resume=resume)  # fails now rather than after the data are read
+    if former is not None:  # a task may look at its model; what does not fit, `restore` says
+        with contextlib.suppress(RuntimeError, KeyError, TypeError, AttributeError):
+            model.load_state_dict(former["model"])
     sources = [data] if isinstance(data, Source | Path | str) else list(data)
     kind, opened = KINDS[type(config)], _open_data(config, sources, on_decode, runtime)
     task = kind.make_task(config, model, opened, runtime, begins=not resume)

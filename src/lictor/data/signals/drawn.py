@@ -14,7 +14,7 @@ from lictor.data.signals.folder import SignalFolder
 from lictor.data.signals.patches import Patching
 from lictor.data.signals.signal import unit_of
 
-Block = tuple[Float[np.ndarray, "p n c"], Bool[np.ndarray, "p n"] | None]
+Block = tuple[Float[np.ndarray, "_ _ _"], Bool[np.ndarray, "_ _"] | None]
 _BLOCK_SAMPLES = 1 << 22
 
 
