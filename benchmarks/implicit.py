@@ -16,6 +16,7 @@ Adam; bursts alternate, and a figure is the best burst.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -41,11 +42,11 @@ class PlainSiren(nn.Module):
     def __init__(self, d_in: int, d_out: int, width: int, layers: int, latent: int, w0: float):
         super().__init__()
         sides = [d_in, *[width] * (layers - 1), d_out]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sides, sides[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sides))
         self.map = nn.Linear(latent, width * (layers - 1))
         self.w0, self.width = w0, width
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:  # noqa: D102
         shifts = self.map(z)
         *hidden, last = self.layers
         for i, layer in enumerate(hidden):
@@ -132,8 +133,8 @@ def main() -> int:
         ratio = seconds["plain"] / seconds["lictor"]
         record[what] = {k: per_call / v for k, v in seconds.items()} | {"unit": unit}
         record["ratios"][what] = ratio
-        print(f"{what:14} lictor {per_call / seconds['lictor']:10.1f} {unit}  "
-              f"plain {per_call / seconds['plain']:10.1f}  ratio {ratio:5.2f}", flush=True)  # fmt: skip
+        ours, theirs = (per_call / seconds[side] for side in ("lictor", "plain"))
+        print(f"{what:14} lictor {ours:10.1f} {unit}  plain {theirs:10.1f}  ratio {ratio:5.2f}")
 
     for order in ("second", "first"):
         ours, theirs = (torch.optim.Adam(m.parameters(), LR) for m in (net, plain))
