@@ -44,7 +44,8 @@ def test_a_fine_file_decodes_to_what_the_fitted_weights_show(fitted):
             {k: w[None] for k, w in weights.items()}, COORDINATES["pixels"]((6, 9)), CODEC.settings
         )
         exact = np.clip(shown.numpy().reshape(6, 9, 3), 0, 1) * 255
-        assert np.abs(item - exact).max() <= 0.51
+        # Half a level of rounding, and what weights half a step off may do: 255 * 30 * 2^-19 * 3.
+        assert np.abs(item - exact).max() <= 0.5 + 0.05
 
 
 def test_finer_steps_cost_more_and_show_more(fitted):
