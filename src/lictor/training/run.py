@@ -52,6 +52,7 @@ from lictor.training.metrics_log import (
     mean_report,
     no_log,
     open_log,
+    recorder,
     trim_metrics,
 )
 from lictor.training.phases import Phase
