@@ -122,7 +122,7 @@ def open_signals(
     for number, (place, path) in enumerate(paths):
         on_progress(number, len(paths))
         try:
-            signal = read_signal(path, kind=kind, axes=axes, variable=variable)
+            signal = read_signal(path, kind=kind, axes=axes, channels=channels, variable=variable)
             found = _items_of(signal, axes, channels, item_shape)
         except DataError as error:
             named = str(path) in str(error)
