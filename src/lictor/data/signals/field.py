@@ -39,11 +39,7 @@ def read_field(path: Path, wanted: Wanted) -> Signal:
 
 def _opened(path: Path, *, decoded: bool) -> Any:
     xarray = needed("xarray", "fields")
-    settings: dict[str, Any] = {
-        "decode_times": False,
-        "mask_and_scale": decoded,
-        "decode_coords": True,
-    }
+    settings: dict[str, Any] = {"decode_times": False, "mask_and_scale": decoded}
     if path.suffix.lower() == ".zarr":
         needed("zarr", "fields")
         return xarray.open_zarr(path, chunks=None, **settings)
