@@ -103,7 +103,7 @@ def read_signal(
             array; () for the items that it has by itself.
 
     Raises `DataError` when it cannot be read or is of another kind, and `ConfigError` when that
-    needs a package which is not installed, or the variable has to be chosen otherwise.
+    needs a package which is not installed, or a variable is named where there are none.
     """
     path = Path(path)
     line = _format(path)
