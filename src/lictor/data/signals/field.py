@@ -9,7 +9,7 @@ import numpy as np
 from lictor.config import nearest
 from lictor.data.signals.quiet import needed
 from lictor.data.signals.signal import Signal, Wanted, filled, signal_of
-from lictor.errors import ConfigError, DataError
+from lictor.errors import DataError
 
 # Names of axes whose coordinates do not say what they are.
 _ROWS = ("latitude", "lat", "nav_lat", "grid_latitude", "rlat", "y", "j")
@@ -23,8 +23,8 @@ def read_field(path: Path, wanted: Wanted) -> Signal:
     """Read fields of one variable of a NetCDF file or a Zarr folder.
 
     Packed integers become the floats they stand for; others stay, without a value where they are
-    the fill value. Times stay numbers with their units. Raises `ConfigError` on several variables
-    when none is named, `DataError` on variables without latitudes and longitudes.
+    the fill value. Times stay numbers with their units. Raises `DataError` on several variables
+    when none is named, and on variables without latitudes and longitudes.
     """
     with _opened(path, decoded=True) as dataset:
         chosen = _choose([dataset], wanted.variable)
@@ -39,11 +39,7 @@ def read_field(path: Path, wanted: Wanted) -> Signal:
 
 def _opened(path: Path, *, decoded: bool) -> Any:
     xarray = needed("xarray", "fields")
-    settings: dict[str, Any] = {
-        "decode_times": False,
-        "mask_and_scale": decoded,
-        "decode_coords": True,
-    }
+    settings: dict[str, Any] = {"decode_times": False, "mask_and_scale": decoded}
     if path.suffix.lower() == ".zarr":
         needed("zarr", "fields")
         return xarray.open_zarr(path, chunks=None, **settings)
@@ -97,12 +93,13 @@ def _choose(datasets: Sequence[Any], variable: str | None) -> tuple[Any, Any]:
             )
             raise DataError(f"has no variable with latitudes and longitudes ({shapes or 'none'})")
         if len(found) > 1:
-            raise ConfigError(
-                f"has {len(found)} variables ({_listed(found)}): choose one with --variable"
+            raise DataError(
+                f"has {len(found)} variables ({_listed(found)}): "
+                "choose one with --variable, or signal.variable in a recipe"
             )
         variable = found[0]
     if variable not in every:
-        raise ConfigError(f"has no variable {variable!r}; {nearest(variable, found)}")
+        raise DataError(f"has no variable {variable!r}; {nearest(variable, found)}")
     if variable not in found:
         shape = _shape(every[variable][variable])
         raise DataError(f"{variable!r} has no latitudes and longitudes, only {shape}")
