@@ -14,7 +14,7 @@ from lictor.errors import DataError
 # Names of axes whose coordinates do not say what they are.
 _ROWS = ("latitude", "lat", "nav_lat", "grid_latitude", "rlat", "y", "j")
 _COLUMNS = ("longitude", "lon", "nav_lon", "grid_longitude", "rlon", "x", "i")
-_UNITS = {"north": "latitude", "east": "longitude"}
+_UNITS = {"north": "latitude", "n": "latitude", "east": "longitude", "e": "longitude"}
 _PACKED = ("scale_factor", "add_offset", "_Unsigned")
 _SHOWN = 12
 
@@ -274,8 +274,9 @@ def _with_gaps(signal: Signal, fill: Any) -> np.ndarray:
     samples = signal.samples
     if samples.dtype.kind == "f":
         return filled(signal)  # xarray puts the fill value in
-    least = fill == np.iinfo(samples.dtype).min
-    there = np.where(samples == fill, samples + (1 if least else -1), samples)
+    fill = int(fill)
+    near = fill + 1 if fill == np.iinfo(samples.dtype).min else fill - 1
+    there = np.where(samples == fill, samples.dtype.type(near), samples)
     if signal.mask is None:
-        return there.astype(samples.dtype)
-    return np.where(signal.mask[..., None], there, fill).astype(samples.dtype)
+        return there
+    return np.where(signal.mask[..., None], there, samples.dtype.type(fill))
