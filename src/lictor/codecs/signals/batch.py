@@ -49,9 +49,7 @@ class Choices:
         first, last = codec.latents.qualities
         quality = (first + last) // 2 if self.quality is None else self.quality
         if not first <= quality <= last:
-            raise ConfigError(
-                f"--quality {quality} is not one of this codec's, {first} to {last}"
-            )
+            raise ConfigError(f"--quality {quality} is not one of this codec's, {first} to {last}")
         if not 0 <= self.effort < len(EFFORT_STEPS):
             raise ConfigError(
                 f"--effort must be from 0 to {len(EFFORT_STEPS) - 1}, not {self.effort}"
@@ -129,7 +127,7 @@ class SignalCoder:
             return False
 
     def _is_finished(self, source: str, target: str) -> bool:
-        """Tell whether a target is an earlier run's, of this codec, quality and a signal's shape."""
+        """Tell whether a target is an earlier run's, of this codec, quality and shape."""
         compress = self._rules.verb == "compress"
         compressed, plain = (target, source) if compress else (source, target)
         try:

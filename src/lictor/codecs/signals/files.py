@@ -87,11 +87,12 @@ def restored_name(codec: SignalCodec, entry: Entry) -> str:
     """
     suffix, plain = suffix_of(Path(entry.name)), plain_suffix(codec, entry)
     line = FORMATS.get(suffix)
-    writable = line is not None and line.write is not None and suffix not in _LOSSY
-    if writable and line is not None and entry.outline.kind in line.kinds:
-        if plain != PLAIN_SUFFIXES["array"] or suffix == plain:
-            return entry.name
-    return (entry.name[: -len(suffix)] if line is not None else entry.name) + plain
+    if line is None:
+        return entry.name + plain
+    kept = line.write is not None and entry.outline.kind in line.kinds and suffix not in _LOSSY
+    if kept and (suffix == plain or plain != PLAIN_SUFFIXES["array"]):
+        return entry.name
+    return entry.name[: -len(suffix)] + plain
 
 
 def restored_suffix(codec: SignalCodec, source: str) -> str:
@@ -104,6 +105,28 @@ def restored_suffix(codec: SignalCodec, source: str) -> str:
         return "" if file.named else plain_suffix(codec, file.entries[0])
     except (LictorError, OSError):
         return PLAIN_SUFFIXES[codec.domain.kind]
+
+
+def restored_beside(codec: SignalCodec, source: str) -> str:
+    """Return where the result of a compressed file lies beside it; of an archive, a folder."""
+    suffix = restored_suffix(codec, source)
+    path = Path(source)
+    name = path.stem if path.suffix.lower() == LSIG else path.name
+    if not suffix and name == path.name:
+        name += ".signals"  # the folder cannot have the file's name
+    return str(path.parent / (name + suffix))
+
+
+def lsig_beside(source: str) -> str:
+    """Return the compressed file that lies beside a file of a signal."""
+    path = Path(source)
+    suffix = suffix_of(path)
+    return str(path.parent / (path.name[: len(path.name) - len(suffix)] + LSIG))
+
+
+def source_suffixes(kind: str) -> list[str]:
+    """Return the ends of files that hold signals of a kind."""
+    return [suffix for suffix, line in FORMATS.items() if kind in line.kinds]
 
 
 def size_text(outline: Outline, form: Mapping[str, Any]) -> str:
