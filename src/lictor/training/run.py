@@ -13,7 +13,6 @@ checkpoint.pt    the latest state; `run(resume=True)` goes on from it
 
 import contextlib
 import dataclasses
-import io
 import json
 import logging
 import math
@@ -27,7 +26,7 @@ from torch import nn
 
 from lictor.config import nearest
 from lictor.data.sources import Source
-from lictor.errors import CheckpointError, ConfigError, DataError, LictorError
+from lictor.errors import CheckpointError, ConfigError, LictorError
 from lictor.files import locked_folder, write_file
 from lictor.models.base import AbstractCodecModel
 from lictor.optim.factory import OPTIMIZERS, SharingOptimizer
@@ -47,6 +46,15 @@ from lictor.training.implicit.learner import Learner
 from lictor.training.implicit.signals import Signals
 from lictor.training.kind import Data, Kind
 from lictor.training.loop import StepReport, enough_memory, train
+from lictor.training.metrics_log import (
+    append,
+    best_loss,
+    mean_report,
+    no_log,
+    open_log,
+    recorder,
+    trim_metrics,
+)
 from lictor.training.phases import Phase
 from lictor.training.pictures import CONFLICT, Pictures
 from lictor.training.recipe import (
@@ -101,50 +109,6 @@ def _check_same_run(old: AnyRunConfig, new: AnyRunConfig, path: Path) -> None:
             f"{path}: the run was started with another {', '.join(sorted(changed))}; "
             "resume with its own recipe, or start anew in another folder"
         )
-
-
-def _trim_metrics(path: Path, step: int) -> None:
-    """Drop what was logged after the checkpoint: the resumed run logs it again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue  # a line cut short when the run was killed
-    write_file(path, "".join(kept).encode())
-
-
-def _best_loss(metrics: Path) -> float:
-    """Return the least finite loss of the evaluations on the present pictures."""
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-    rows = [json.loads(line) for line in lines]
-    last = max((i for i, row in enumerate(rows) if row.get("kind") == "data"), default=-1)
-    rows = rows[last + 1 :]
-    losses = [row["loss"] for row in rows if row.get("kind") == "evaluation"]
-    finite = (loss for loss in losses if loss is not None and math.isfinite(loss))
-    return min(finite, default=math.inf)
-
-
-def _mean_report(
-    reports: Sequence[StepReport], skipped: int, peak_bytes: int | None
-) -> dict[str, Any]:
-    done = [r for r in reports if not r.skipped] or list(reports)
-    rows = [{"loss": r.loss, **r.metrics, "grad_norm": r.grad_norm} for r in done]
-    means = {k: sum(row[k] for row in rows) / len(rows) for k in rows[0]}
-    step_s = sum(r.step_s for r in reports)
-    return {
-        "kind": "train",
-        "step": reports[-1].step + 1,
-        **{k: v if math.isfinite(v) else None for k, v in means.items()},
-        "lr": reports[-1].lr,
-        "step_s": step_s / len(reports),
-        "wait_share": sum(r.wait_s for r in reports) / step_s if step_s else 0.0,
-        "skipped": skipped,
-        "peak_mib": None if peak_bytes is None else round(peak_bytes / 2**20, 1),
-    }
 
 
 def _build(config: AnyRunConfig, runtime: Runtime) -> tuple[nn.Module, RunState]:
@@ -203,23 +167,13 @@ def _changes_data(state: RunState, identity: str, out: Path, *, other: bool) -> 
     return True
 
 
-def _recorder(path: Path) -> Callable[[dict[str, Any]], None]:
-    """Return what appends a row to a file of the run folder."""
-
-    def record(row: dict[str, Any]) -> None:
-        with _open_log(path) as log:
-            _append(log, row)
-
-    return record
-
-
 def _hooks(
     config: AnyRunConfig, out: Path, task: Task, state: RunState, runtime: Runtime
 ) -> dict[str, TrainHook]:
     """Build the recipe's techniques and its probes, with what they write in the run folder."""
 
-    def recorder(name: str) -> Callable[[dict[str, Any]], None]:
-        return _recorder(out / name) if runtime.is_first else lambda _: None
+    def record_in(name: str) -> Callable[[dict[str, Any]], None]:
+        return recorder(out / name) if runtime.is_first else lambda _: None
 
     hooks = build_techniques(
         config,
@@ -227,25 +181,19 @@ def _hooks(
         state.optimizer,
         items=task.items,
         history=out / TRAJECTORIES,
-        record=recorder(MODES),
+        record=record_in(MODES),
         runtime=runtime,
     )
-    return {**hooks, **KINDS[type(config)].probes(config, task, state, recorder)}
+    return {**hooks, **KINDS[type(config)].probes(config, task, state, record_in)}
 
 
 def _open_run_folder(config: AnyRunConfig, out: Path, step: int) -> IO[str]:
     """Bring the folder in order for a run that goes on at `step`; return its open metrics file."""
-    _trim_metrics(out / METRICS, step)
-    _trim_metrics(out / CONFLICT, step)
-    _trim_metrics(out / MODES, step)
+    trim_metrics(out / METRICS, step)
+    trim_metrics(out / CONFLICT, step)
+    trim_metrics(out / MODES, step)
     write_file(out / CONFIG, (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
-    return _open_log(out / METRICS)
-
-
-@contextlib.contextmanager
-def _no_log() -> Iterator[IO[str]]:
-    """Give what takes the lines of a process that does not write."""
-    yield io.StringIO()
+    return open_log(out / METRICS)
 
 
 def _open_data(
@@ -286,23 +234,6 @@ def _check_agreement(task: Task, runtime: Runtime, step: int) -> None:
             f"step {step}: the processes have come to different weights; --resume goes back to the "
             "last checkpoint"
         )
-
-
-def _open_log(path: Path) -> IO[str]:
-    try:
-        return path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: cannot write ({error.strerror})") from error
-
-
-def _append(log: IO[str], row: dict[str, Any]) -> None:
-    try:
-        log.write(json.dumps(row) + "\n")
-        log.flush()
-    except OSError as error:
-        raise DataError(
-            f"{log.name}: cannot write ({error.strerror}); free some space, then --resume"
-        ) from error
 
 
 def run(
@@ -354,10 +285,10 @@ def run(
             restore(content, out / CHECKPOINT, model, state, hooks, optional=kind.optional_hooks)
         changes = _changes_data(state, opened.identity, out, other=other_data)
         runtime.gather(None)  # all have read the checkpoint before the first one writes another
-        with _open_run_folder(config, out, state.step) if runtime.is_first else _no_log() as log:
+        with _open_run_folder(config, out, state.step) if runtime.is_first else no_log() as log:
 
             def record(row: dict[str, Any]) -> None:
-                _append(log, row)
+                append(log, row)
                 if runtime.is_first:
                     on_row(row)
 
@@ -381,7 +312,7 @@ def _train_and_keep(
 ) -> Iterator[StepReport | Evaluation]:
     """Train any task, with its logs, evaluations and checkpoints in a run folder."""
     settings, reports = config.train, []
-    best = _best_loss(out / METRICS) if (out / BEST).exists() else math.inf
+    best = best_loss(out / METRICS) if (out / BEST).exists() else math.inf
     writes = runtime.is_first
 
     def evaluate() -> Evaluation:
@@ -408,7 +339,7 @@ def _train_and_keep(
         last = state.step >= settings.steps
         stop = last or runtime.any(should_stop())
         if stop or state.step % settings.log_every == 0:
-            record(_mean_report(reports, state.skipped, runtime.peak_bytes()))
+            record(mean_report(reports, state.skipped, runtime.peak_bytes()))
             reports = []
             _check_agreement(task, runtime, state.step)
         if last or state.step % settings.eval_every == 0:

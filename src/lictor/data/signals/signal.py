@@ -11,6 +11,21 @@ from lictor.errors import DataError
 KINDS = ("image", "audio", "volume", "field", "array")
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a reader is to look for, where its format leaves a choice.
+
+    Args:
+        axes: of an item; None for whatever the file has.
+        channels: of a sample; None if that is not known.
+        variable: which one of several, by name.
+    """
+
+    axes: int | None = None
+    channels: int | None = None
+    variable: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Signal:
     """Samples of a picture, a sound, a volume, fields or an array: items of one shape.
@@ -68,12 +83,39 @@ def _check_values(samples: np.ndarray, mask: np.ndarray | None) -> None:
             raise DataError("has NaN where its mask says that there is a value")
 
 
-def masked_where_nan(samples: np.ndarray) -> np.ndarray | None:
-    """Return the mask of "items *grid c": False where a channel is NaN; None without any NaN."""
-    if samples.dtype.kind != "f":
-        return None
-    missing = np.asarray(np.isnan(samples).any(-1))
-    return np.logical_not(missing) if missing.any() else None
+def signal_of(samples: np.ndarray, kind: str, form: Mapping[str, Any]) -> Signal:
+    """Return the signal of samples as a file has them: without a value where a channel is NaN.
+
+    A sample is there in all channels or in none. The byte order becomes the machine's. Raises
+    `DataError` as `Signal` does.
+    """
+    if not samples.dtype.isnative:
+        samples = samples.astype(samples.dtype.newbyteorder("="))
+    mask = None
+    if samples.dtype.kind == "f":
+        there = np.asarray(~np.isnan(samples).any(-1))
+        if not there.all():
+            mask = there
+            samples = _filled(samples, mask)
+    return Signal(samples, mask, kind, form)
+
+
+def filled(signal: Signal) -> np.ndarray:
+    """Return the samples with NaN where there is none, as files of floats say it.
+
+    Raises `DataError` on integers with a mask: they have no such value.
+    """
+    if signal.mask is None:
+        return signal.samples
+    if signal.samples.dtype.kind != "f":
+        raise DataError(
+            "integers with missing values have no place in such a file; write .nc, or floats"
+        )
+    return _filled(signal.samples, signal.mask)
+
+
+def _filled(samples: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return np.where(mask[..., None], samples, samples.dtype.type(np.nan))
 
 
 def unit_of(kind: str, dtype: np.dtype) -> tuple[float, float]:
