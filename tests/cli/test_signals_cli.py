@@ -562,6 +562,7 @@ def test_runs_and_codecs_of_signals_are_none_of_pictures(
     refused("quantize", audio, "--data", data, "-o", out, words="is a codec of signals")
     refused("quantize", run, "--data", data, "-o", out, words="is a folder")
     outliers = ("--data", data, "-o", tmp_path / "out")
+    (tmp_path / "out").mkdir()
     code = {run: "is a run of signals", audio: "is a codec of signals"}
     for place, words in code.items():
         refused("analyze", "outliers", place, *outliers, words=words)
@@ -572,7 +573,7 @@ def test_runs_and_codecs_of_signals_are_none_of_pictures(
 def test_a_run_of_pictures_needs_no_data_to_freeze(picture_folder, tmp_path, refused, lictor):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("[data]\ncrop_size = 64\n[train]\nsteps = 1\nbatch_size = 1\n")
-    tiny = "model.name=bmshj2018-factorized", "model.channels=8", "model.latent_channels=8"
+    tiny = "model.name=bmshj2018-factorized", "model.n=8", "model.m=8"
     args = ("train", recipe, "--data", picture_folder, "--out", tmp_path / "run", "--set", *tiny)
     code, _, err = lictor(*args)
     if code:

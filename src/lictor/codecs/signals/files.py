@@ -7,7 +7,7 @@ from typing import Any
 from lictor.codecs.batch import LIC, LSIG, read_bitstream
 from lictor.codecs.signals.codec import SignalCodec
 from lictor.coding import container
-from lictor.coding.archive import MAX_SAMPLES, Archive, Entry, Outline
+from lictor.coding.archive import MAX_SAMPLES, Entry, Outline
 from lictor.data.signals.formats import FORMATS, read_signal, suffix_of
 from lictor.data.signals.signal import Signal
 from lictor.errors import ConfigError, DataError, LictorError, NotABitstreamError
@@ -95,25 +95,26 @@ def restored_name(codec: SignalCodec, entry: Entry) -> str:
     return entry.name[: -len(suffix)] + plain
 
 
-def restored_suffix(codec: SignalCodec, source: str) -> str:
+def restored_suffix(codec: SignalCodec, source: str) -> str | None:
     """Return the end of the file that a compressed file becomes; "" for an archive's folder.
 
-    A file that is damaged is taken for one of the codec's kind: it fails when its turn comes.
+    None for one that is damaged, or another codec's: whoever decodes it says what is wrong.
     """
     try:
-        file = Archive.from_bytes(read_lsig(source))
+        file = codec.parse(read_lsig(source))
         return "" if file.named else plain_suffix(codec, file.entries[0])
     except (LictorError, OSError):
-        return PLAIN_SUFFIXES[codec.domain.kind]
+        return None
 
 
 def restored_beside(codec: SignalCodec, source: str) -> str:
     """Return where the result of a compressed file lies beside it; of an archive, a folder."""
-    suffix = restored_suffix(codec, source)
-    path = Path(source)
+    suffix, path = restored_suffix(codec, source), Path(source)
     name = path.stem if path.suffix.lower() == LSIG else path.name
-    if not suffix and name == path.name:
+    if suffix == "" and name == path.name:
         name += ".signals"  # the folder cannot have the file's name
+    if suffix is None:
+        suffix = PLAIN_SUFFIXES[codec.domain.kind]
     return str(path.parent / (name + suffix))
 
 
