@@ -67,7 +67,7 @@ def test_an_item_is_done_then_skipped_then_made_again_when_its_source_changes(co
     assert coder(item).status == "skipped"
     first = Path(item.target).read_bytes()
     assert first == codec.encode([Signal(np.load(item.source)[None], None, "array",
-                                         {"shape": [100, 1]})], 4)  # fmt: skip
+                                         {"array_shape": [100, 1]})], 4)  # fmt: skip
     later = Path(item.target).stat().st_mtime_ns + 10**9
     os.utime(item.source, ns=(later, later))
     assert coder(item).status == "failed"
@@ -77,11 +77,11 @@ def test_an_item_is_done_then_skipped_then_made_again_when_its_source_changes(co
 @pytest.mark.parametrize("other", ["quality", "codec", "shape", "damage", "archive"])
 def test_what_an_earlier_run_cannot_have_made_is_no_result(other, codec, item):
     made, target = codec, Path(item.target)
-    signal = Signal(np.load(item.source)[None], None, "array", {"shape": [100, 1]})
+    signal = Signal(np.load(item.source)[None], None, "array", {"array_shape": [100, 1]})
     if other == "codec":
         made = frozen("array", bits=(2, 6))
     if other == "shape":
-        signal = Signal(signal.samples[:, :50], None, "array", {"shape": [50, 1]})
+        signal = Signal(signal.samples[:, :50], None, "array", {"array_shape": [50, 1]})
     names = ["x"] if other == "archive" else None
     data = made.encode([signal], 5 if other == "quality" else 4, names=names)
     target.write_bytes(data[:-1] if other == "damage" else data)
@@ -160,5 +160,5 @@ def test_names_keep_ends_that_lose_nothing(name, restored):
 def test_what_files_of_a_kind_do_not_hold_becomes_an_array():
     codec = frozen("audio")
     two = Entry(Outline("audio", "int16", 2, (50,), 1), {"sample_rate": 8000})
-    read_from_array = Entry(Outline("audio", "int16", 1, (50,), 1), {"shape": [50]})
+    read_from_array = Entry(Outline("audio", "int16", 1, (50,), 1), {"array_shape": [50]})
     assert plain_suffix(codec, two) == plain_suffix(codec, read_from_array) == ".npy"

@@ -29,7 +29,13 @@ def read_for(codec: SignalCodec, source: str, variable: str | None = None) -> Si
             f"{source}: {suffix} files are compressed already, and lictor decompress restores "
             "what they hold"
         )
-    signal = read_signal(path, kind=domain.kind, axes=len(domain.grid), variable=variable)
+    signal = read_signal(
+        path,
+        kind=domain.kind,
+        axes=len(domain.grid),
+        channels=domain.channels,
+        variable=variable,
+    )
     if signal.samples.size > MAX_SAMPLES:
         raise DataError(f"{source}: has more than {MAX_SAMPLES} samples; split it")
     try:
@@ -76,7 +82,7 @@ def plain_suffix(codec: SignalCodec, entry: Entry) -> str:
         "volume": outline.channels == 1,
         "field": outline.channels == 1,
     }
-    from_array = set(form) == {"shape"}
+    from_array = "array_shape" in form
     return PLAIN_SUFFIXES[outline.kind if holds.get(outline.kind) and not from_array else "array"]
 
 
