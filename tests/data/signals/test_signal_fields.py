@@ -165,10 +165,12 @@ def test_infinite_values_are_refused_by_file(tmp_path):
 def test_bounds_and_the_mapping_of_the_grid_come_along(tmp_path):
     data = dataset()
     data["lat"].attrs["bounds"] = "lat_bnds"
+    data["lon"].attrs["bounds"] = "lon_bnds"
+    data["lon_bnds"] = (("lat", "lon", "bnds"), np.ones((5, 7, 2)))
     data["lat_bnds"] = (("lat", "bnds"), np.stack([LAT - 1, LAT + 1], 1))
     data["t"].attrs["grid_mapping"] = "crs"
     data["crs"] = ((), np.int32(0), {"grid_mapping_name": "latitude_longitude"})
-    round_trip(saved(data, tmp_path / "a.nc"))
+    assert round_trip(saved(data, tmp_path / "a.nc")).form["name"] == "t"
     with xarray.open_dataset(tmp_path / "again.nc", decode_times=False) as again:
         xarray.testing.assert_identical(again.load(), data)
 
@@ -297,6 +299,21 @@ def test_of_several_variables_in_grib_one_must_be_named(tmp_path):
     np.testing.assert_allclose(
         read_signal(path, variable="v").samples[0, ..., 0], fields[1], atol=1e-3
     )
+
+
+def test_variables_of_grib_may_come_at_other_times_and_levels(tmp_path):
+    fields = RNG.normal(0, 9, (5, 5, 7))
+    path = grib(
+        tmp_path / "a.grib",
+        *(("u", level, 0, field) for level, field in zip((500, 850), fields[:2], strict=True)),
+        *(("t", 300, hour, field) for hour, field in enumerate(fields[2:])),
+    )
+    with pytest.raises(DataError, match=r"a\.grib: has 2 variables \([tu], [tu]\): .*--variable"):
+        read_signal(path)
+    for name, wanted in (("t", fields[2:]), ("u", fields[:2])):
+        samples = round_trip(path, ".nc", variable=name).samples[..., 0]
+        order = np.argsort([np.abs(wanted - sample).max((1, 2)).argmin() for sample in samples])
+        np.testing.assert_allclose(samples[order], wanted, atol=1e-3)
 
 
 def pp(*fields, missing=-99.0, **words):

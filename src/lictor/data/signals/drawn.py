@@ -172,7 +172,7 @@ class AllPatches:
         return np.where(np.isnan(raw), 0, raw), there.reshape(len(chosen), -1)
 
 
-def _joined(blocks: list[Block]) -> Block:
+def _joined(blocks: list[tuple[np.ndarray, np.ndarray | None]]) -> Block:
     values = np.concatenate([block for block, _ in blocks])
     if all(mask is None for _, mask in blocks):
         return values, None

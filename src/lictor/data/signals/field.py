@@ -62,8 +62,14 @@ def read_grib(path: Path, wanted: Wanted) -> Signal:
     needed("xarray", "fields")
     cfgrib = needed("cfgrib", "fields")
     # No index beside the file; what is damaged is an error, not left out.
-    settings = {"indexpath": "", "errors": "raise"}
-    found = cfgrib.open_datasets(str(path), backend_kwargs=settings, decode_times=False)
+    settings: dict[str, Any] = {
+        "backend_kwargs": {"indexpath": "", "errors": "raise"},
+        "decode_times": False,
+    }
+    try:
+        found = [cfgrib.open_dataset(str(path), **settings)]
+    except cfgrib.DatasetBuildError:  # of several levels or times: twice the time
+        found = cfgrib.open_datasets(str(path), **settings)
     if not any(len(dataset.data_vars) for dataset in found):
         raise DataError("holds no GRIB message")
     names = [str(name) for dataset in found for name in dataset.data_vars]
@@ -84,7 +90,12 @@ def _choose(datasets: Sequence[Any], variable: str | None) -> tuple[Any, Any]:
 
     With it comes its dataset.
     """
-    every = {str(name): dataset for dataset in datasets for name in dataset.data_vars}
+    every = {
+        str(name): dataset
+        for dataset in datasets
+        for name in dataset.data_vars
+        if name not in _bounds(dataset)
+    }
     found = [name for name, dataset in every.items() if _rows_and_columns(dataset[name])]
     if variable is None:
         if not found:
@@ -104,6 +115,13 @@ def _choose(datasets: Sequence[Any], variable: str | None) -> tuple[Any, Any]:
         shape = _shape(every[variable][variable])
         raise DataError(f"{variable!r} has no latitudes and longitudes, only {shape}")
     return every[variable], every[variable][variable]
+
+
+def _bounds(dataset: Any) -> set[str]:
+    """Return the names of variables that only say where the cells of others end."""
+    return {
+        str(v.attrs.get("bounds", v.encoding.get("bounds"))) for v in dataset.variables.values()
+    }
 
 
 def _listed(words: Iterable[str]) -> str:
