@@ -538,7 +538,7 @@ def test_codec_files_of_pictures_and_signals_are_told_apart(codecs, tmp_path):
         Codec.load(path)
     picture_codec = tmp_path / "b.lcodec"
     Codec.default().save(picture_codec)
-    with pytest.raises(CheckpointError, match="not a codec of signals"):
+    with pytest.raises(CheckpointError, match="is a codec of pictures"):
         SignalCodec.load(picture_codec)
     with pytest.raises(CheckpointError, match="cannot read"):
         SignalCodec.load(tmp_path / "none.lcodec")
