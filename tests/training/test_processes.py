@@ -166,18 +166,18 @@ from datetime import timedelta
 import torch.distributed as dist
 from lictor.data.folder import ImageFolder
 from lictor.runtime import processes
-from lictor.training import run
+from lictor.training import pictures, run
 from lictor.training.recipe import config_from_dict
 
 def slowly(*_, **__):
     time.sleep(4)
     return ImageFolder(("a", "b"), lambda number: None, identity="same")
 
-run.open_pictures = slowly
+pictures.open_pictures = slowly
 config = config_from_dict({"model": {"name": "mbt2018-mean"}}, source="test")
 with processes("cpu") as runtime:
     dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1))
-    assert len(run._open_pictures(config, ["a"], lambda *_: None, runtime)) == 2
+    assert len(run._open_data(config, ["a"], lambda *_: None, runtime)) == 2
     print("read by", runtime.rank, flush=True)
 """
 
