@@ -131,14 +131,7 @@ def read_codec(path: Path, *, former: bool = False) -> Stored:
         raise CheckpointError(
             f"{path}: is a folder; make a codec file of a run with: lictor freeze {path} -o FILE"
         )
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot read the codec file ({error})") from error
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path}: not a codec file, or damaged ({error})") from error
+    metadata, tensors = read_tensors(path)
     _check_format(metadata.get("format"), path, former=former)
     try:
         content = Stored(
@@ -156,6 +149,21 @@ def read_codec(path: Path, *, former: bool = False) -> Stored:
     if fingerprint != metadata.get("fingerprint"):
         raise CheckpointError(f"{path}: damaged codec file (its fingerprint does not match)")
     return content
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return what is written in a codec file's header, and its tensors.
+
+    Raises `CheckpointError` if the file is missing, or no codec file of any kind.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read the codec file ({error})") from error
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path}: not a codec file, or damaged ({error})") from error
 
 
 def _check_format(found: str | None, path: Path, *, former: bool) -> None:

@@ -231,59 +231,33 @@ class PcaSettings(LatentSettings):
     """Of the inner loop; with 1/2, a step is that of Newton where no point is masked."""
 
 
-def _coinpp(
-    coordinates: Float[Tensor, "n d"],
-    channels: int,
-    latent: int,
-    width: int,
-    layers: int,
-    w0: float,
-    scales: bool,
-    rate: float,
-    learned_rates: bool,
-) -> ImplicitModel:
-    settings = CoinppSettings(latent, width, layers, w0, scales, rate, learned_rates)
-    return _with_sines("coinpp", coordinates, channels, settings, None)
+@dataclass(frozen=True)
+class _Sines:
+    """Builds a network of sines, by itself or beside a linear part, where it gives 0 at first."""
 
+    name: str
+    settings: type[CoinppSettings]
+    beside_linear: bool
 
-def _linear_coinpp(
-    coordinates: Float[Tensor, "n d"],
-    channels: int,
-    latent: int,
-    width: int,
-    layers: int,
-    w0: float,
-    scales: bool,
-    rate: float,
-    learned_rates: bool,
-) -> ImplicitModel:
-    settings = LinearCoinppSettings(latent, width, layers, w0, scales, rate, learned_rates)
-    linear = Linear(len(coordinates), channels, latent)
-    return _with_sines("linear-coinpp", coordinates, channels, settings, linear)
-
-
-def _with_sines(
-    name: str,
-    coordinates: Tensor,
-    channels: int,
-    settings: CoinppSettings,
-    linear: Linear | None,
-) -> ImplicitModel:
-    """Build a network of sines; beside a linear part, it gives 0 at first."""
-    siren = Siren(
-        coordinates.shape[1],
-        channels,
-        settings.width,
-        settings.layers,
-        settings.w0,
-        CENTRE if linear is None else 0.0,
-    )
-    if linear is not None:
-        siren.silence()
-    modulation = Modulation(settings.latent, siren.num_modulations, settings.scales)
-    rates = Rates(settings.latent, settings.rate, settings.learned_rates)
-    modulated = ModulatedSiren(siren, modulation)
-    return ImplicitModel(name, write(settings), coordinates, channels, rates, modulated, linear)
+    def __call__(
+        self, coordinates: Float[Tensor, "n d"], channels: int, **settings: Any
+    ) -> ImplicitModel:
+        own = self.settings(**settings)
+        siren = Siren(
+            coordinates.shape[1],
+            channels,
+            own.width,
+            own.layers,
+            own.w0,
+            0.0 if self.beside_linear else CENTRE,
+        )
+        linear = Linear(len(coordinates), channels, own.latent) if self.beside_linear else None
+        if linear is not None:
+            siren.silence()
+        modulation = Modulation(own.latent, siren.num_modulations, own.scales)
+        rates = Rates(own.latent, own.rate, own.learned_rates)
+        modulated = ModulatedSiren(siren, modulation)
+        return ImplicitModel(self.name, write(own), coordinates, channels, rates, modulated, linear)
 
 
 def _pca(
@@ -295,12 +269,13 @@ def _pca(
     return ImplicitModel("pca", write(settings), coordinates, channels, rates, None, linear)
 
 
+_TINY = {"latent": 4, "width": 8, "layers": 3}
 # `IMPLICIT[name](coordinates, channels, **settings)` builds one; the parts named "linear" and "pca"
 # give 0 until `start_from` tells them the components, or a state is loaded.
 IMPLICIT: dict[str, Choice[ImplicitModel]] = {
-    "coinpp": Choice(_coinpp, CoinppSettings, tiny={"latent": 4, "width": 8, "layers": 3}),
+    "coinpp": Choice(_Sines("coinpp", CoinppSettings, False), CoinppSettings, tiny=_TINY),
     "linear-coinpp": Choice(
-        _linear_coinpp, LinearCoinppSettings, tiny={"latent": 4, "width": 8, "layers": 3}
+        _Sines("linear-coinpp", LinearCoinppSettings, True), LinearCoinppSettings, tiny=_TINY
     ),
     "pca": Choice(_pca, PcaSettings, tiny={"latent": 4}),
 }

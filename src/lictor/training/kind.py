@@ -27,7 +27,7 @@ class Data(Protocol):
 
 @runtime_checkable
 class Kind(Protocol):
-    """One kind of training; `C` stands for its recipe's class, which is the key in `KINDS`."""
+    """One kind of training; `config` is a recipe of the class that is its key in `run.KINDS`."""
 
     @property
     def optional_hooks(self) -> tuple[str, ...]:

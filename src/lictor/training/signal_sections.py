@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from lictor.coding.archive import KINDS
 from lictor.config import (
     POSITIVE,
     Rule,
@@ -17,7 +18,6 @@ from lictor.errors import ConfigError
 from lictor.implicit.coordinates import COORDINATES
 from lictor.implicit.model import IMPLICIT
 
-KINDS = ("image", "audio", "volume", "field", "array")
 _SIDES = Rule(lambda v: all(side >= 1 for side in v), "sides of 1 or more")
 _MOST_QUALITIES = 64
 

@@ -119,6 +119,7 @@ class SignalCodec:
         signals: Sequence[Signal],
         *,
         qualities: tuple[int, int] = (-12, 16),
+        step: float | None = None,
         bits: tuple[int, int] | None = None,
         steps: int = 3,
         weight_dtype: torch.dtype = torch.float16,
@@ -131,6 +132,8 @@ class SignalCodec:
             domain: the signals that it is for.
             signals: training signals; better such as the network was not fitted to.
             qualities: lowest and highest that files may have; four more halve the error's root.
+            step: root of the squared error, with the range of values as 1, that a step at quality 0
+                stands for; half the latents' root mean square if not given.
             bits: the paper's quantizer instead, with these fewest and most bits as qualities.
             steps: of the inner loop when encoding.
             weight_dtype: float16 or float32; weights are rounded before anything follows from them.
@@ -153,7 +156,7 @@ class SignalCodec:
             raise DataError("the training signals have no values, or their fits diverged")
         z = np.where(there[:, None], z, z[there].mean(0))
         gains = network.gains(z[there])
-        scale = _FINEST_START * math.sqrt(float((gains * z.var(0)).mean()) or 1.0)
+        scale = step or _FINEST_START * math.sqrt(float((gains * z.var(0)).mean()) or 1.0)
         if bits is None:
             latents: LatentCoding = freeze_latents(
                 z, grids, steps=balanced_steps(gains, scale), qualities=qualities

@@ -8,6 +8,7 @@ Source: Dupont et al., "COIN" (arXiv:2103.03123), whose official code rounds wei
 writes no file; steps and coding are ours.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -42,10 +43,12 @@ _FITTED_AT_ONCE = 1 << 24
 Weights = Mapping[str, Tensor]
 
 
+@functools.cache
 def _rows() -> CdfTables:
     return table_rows(Laplace(), scale_table(family=Laplace()).tolist())
 
 
+@functools.cache
 def _row_numbers(count: int) -> CdfTables:
     """Return the table of a row's number: each is as likely."""
     return build_tables([np.ones(count)], np.zeros(1), np.zeros(1, np.int64))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from lictor.codecs.signals.order import Grid
 from lictor.coding.archive import KINDS, Outline
-from lictor.data.signals.signal import Signal, unit_of
+from lictor.data.signals.signal import Signal, normalised, unit_of
 from lictor.errors import CheckpointError, DataError
 
 # What a form is stored under where the codec's own has keys that it lacks, or it has such a key.
@@ -117,10 +117,7 @@ class Domain:
 
     def normalised(self, samples: np.ndarray, limits: Range) -> Float[np.ndarray, "*shape"]:
         """Return samples as float32, `limits` as 0 and 1."""
-        scale, offset = unit_of(self.kind, samples.dtype)
-        low, high = limits
-        values = samples.astype(np.float64) * scale + offset
-        return ((values - low) / (high - low)).astype(np.float32)
+        return normalised(samples, self.kind, *limits)
 
     def samples(
         self, values: Float[np.ndarray, "*shape"], dtype: np.dtype, limits: Range

@@ -21,7 +21,7 @@ from lictor.codecs.signals.latents import LatentCoding, StepLatents
 from lictor.codecs.signals.pooled import PooledLatents
 from lictor.codecs.signals.prediction import Prediction
 from lictor.codecs.store import FORMAT as PICTURE_FORMAT
-from lictor.codecs.store import SIGNAL_FORMATS, Stored, stored
+from lictor.codecs.store import SIGNAL_FORMATS, Stored, read_tensors, stored
 from lictor.errors import CheckpointError
 from lictor.files import write_file
 from lictor.implicit.coordinates import COORDINATES
@@ -101,14 +101,7 @@ def read_signal_codec(path: Path) -> Stored:
 
     Raises `CheckpointError` if the file is missing, damaged, or of another format.
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot read the codec file ({error})") from error
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path}: not a codec file, or damaged ({error})") from error
+    metadata, tensors = read_tensors(path)
     if metadata.get("format") == PICTURE_FORMAT:
         raise CheckpointError(f"{path}: is a codec of pictures; this is for codecs of signals")
     if metadata.get("format") != FORMAT:

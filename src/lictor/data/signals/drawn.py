@@ -1,7 +1,7 @@
 """Patches for training: drawn by step and position alone, or all of them in order."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,20 +12,10 @@ from lictor.data.crops import draws
 from lictor.data.order import permuted
 from lictor.data.signals.folder import SignalFolder
 from lictor.data.signals.patches import Patching
-from lictor.data.signals.signal import unit_of
+from lictor.data.signals.signal import normalised
 
 Block = tuple[Float[np.ndarray, "_ _ _"], Bool[np.ndarray, "_ _"] | None]
 _BLOCK_SAMPLES = 1 << 22
-
-
-def normalised(values: np.ndarray, kind: str, low: float, high: float) -> np.ndarray:
-    """Return samples as networks see them: float32, 0 for `low` and 1 for `high`.
-
-    `low` and `high` are in the unit of the kind, see `unit_of`.
-    """
-    scale, offset = unit_of(kind, values.dtype)
-    in_unit = values.astype(np.float64) * scale + offset
-    return ((in_unit - low) / (high - low)).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,10 +132,10 @@ class AllPatches:
                 cut.append(self._block(patching, values, mask, here))
                 waiting += len(here)
                 if waiting == most:
-                    yield _joined(cut)
+                    yield joined(cut)
                     cut, waiting = [], 0
         if cut:
-            yield _joined(cut)
+            yield joined(cut)
 
     def _chosen(self, patching: Patching) -> list[np.ndarray]:
         """Return which patches of each item are taken."""
@@ -172,7 +162,8 @@ class AllPatches:
         return np.where(np.isnan(raw), 0, raw), there.reshape(len(chosen), -1)
 
 
-def _joined(blocks: list[tuple[np.ndarray, np.ndarray | None]]) -> Block:
+def joined(blocks: Sequence[Block]) -> Block:
+    """Return blocks as one, with a mask if any of them has one."""
     values = np.concatenate([block for block, _ in blocks])
     if all(mask is None for _, mask in blocks):
         return values, None

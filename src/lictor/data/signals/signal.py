@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
+from lictor.coding.archive import KINDS
 from lictor.errors import DataError
-
-KINDS = ("image", "audio", "volume", "field", "array")
 
 
 @dataclass(frozen=True)
@@ -129,3 +129,15 @@ def unit_of(kind: str, dtype: np.dtype) -> tuple[float, float]:
     if kind == "image":
         return 1.0 / (2**bits - 1), 0.0
     return 2.0 ** (1 - bits), 0.0 if dtype.kind == "i" else -1.0
+
+
+def normalised(
+    samples: np.ndarray, kind: str, low: float, high: float
+) -> Float[np.ndarray, "*shape"]:
+    """Return samples as networks see them: float32, 0 for `low` and 1 for `high`.
+
+    `low` and `high` are in the unit of the kind, see `unit_of`.
+    """
+    scale, offset = unit_of(kind, samples.dtype)
+    values = samples.astype(np.float64) * scale + offset
+    return ((values - low) / (high - low)).astype(np.float32)

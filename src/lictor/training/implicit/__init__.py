@@ -1,1 +1,1 @@
-"""Training networks of signals: the recipe's sections, what learns, and its task."""
+"""Training networks of signals: what learns, its task, and how a run begins."""

@@ -1,19 +1,18 @@
 """Training a network of signals, as a run sees it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from lictor.data.signals.drawn import AllPatches, DrawnPatches
+from lictor.data.signals.drawn import AllPatches, DrawnPatches, joined
 from lictor.data.signals.folder import SignalFolder
 from lictor.data.signals.folder import open_signals as open_folder
 from lictor.data.sources import Source, source_of
 from lictor.errors import ConfigError, DataError
 from lictor.implicit.coordinates import COORDINATES
-from lictor.implicit.meta import InnerLoop, Target, fit
 from lictor.implicit.model import IMPLICIT
 from lictor.implicit.pca import Pca, fit_pca
 from lictor.runtime import Runtime
@@ -83,7 +82,7 @@ class Signals:
         return SignalTask(
             model,
             drawn,
-            _joined(kept),
+            joined(list(kept)),
             batch_size=settings.batch_size,
             fit=config.fit,
             rate=config.rate,
@@ -165,26 +164,3 @@ def value_range(signal: SignalConfig, training: SignalFolder) -> tuple[float, fl
     if not low < high:
         raise DataError("all values of the training data are equal: give signal.low and high")
     return low, high
-
-
-def _joined(patches: AllPatches) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return all patches at once, with their masks if any has one."""
-    blocks = list(patches)
-    values = np.concatenate([block for block, _ in blocks])
-    if all(mask is None for _, mask in blocks):
-        return values, None
-    masks = [np.ones(v.shape[:2], bool) if m is None else m for v, m in blocks]
-    return values, np.concatenate(masks)
-
-
-@torch.no_grad()
-def latents_of(
-    learner: Learner, patches: AllPatches, loop: InnerLoop, runtime: Runtime
-) -> Iterator[np.ndarray]:
-    """Yield the latents of blocks of patches, as an encoder finds them."""
-    for values, mask in patches:
-        y = runtime.put(torch.from_numpy(values))
-        there = None if mask is None else runtime.put(torch.from_numpy(mask))
-        decode, target = learner.net.at(), Target.of(y, there)
-        z = fit(decode, target, learner.net.first(y, there), learner.net.rates(), loop)
-        yield z.cpu().numpy()
