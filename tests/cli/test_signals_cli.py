@@ -619,3 +619,39 @@ def test_torch_keeps_its_threads(sounds, tmp_path, lictor):
         lictor("compress", sounds / "data/0.wav", "--codec", sounds / "audio.lcodec", *out)[0] == 0
     )
     assert torch.get_num_threads() == before
+
+
+# -------------------------------------------------------------------------- what freezing keeps
+
+
+def test_a_codec_has_the_steps_that_its_recipe_says(tmp_path):
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        soundfile.write(tmp_path / "data" / f"{number}.wav", wave(800, number), 8000)
+    codec = SignalCodec.load(trained(tmp_path, "audio", "[32]", more="[sma]\ninterval = 0"))
+    recipe = codec.notes["recipe"]
+    # Components have a gain of 1, and two training steps hardly change that.
+    assert codec.latents.steps == pytest.approx(np.full(8, recipe["rate"]["step"]), rel=0.02)
+
+
+def test_a_codec_of_items_of_a_sheet_takes_items_and_no_sheets(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    rng = np.random.default_rng(0)
+    items = (photo(96, 128)[:, :, :3].reshape(-1, 8, 8, 3) // 2 + rng.integers(0, 9)).astype(
+        "uint8"
+    )
+    sheet = tmp_path / "data" / "sheet.png"
+    Image.fromarray(items.reshape(len(items), -1, 3)).save(sheet)
+    codec = trained(tmp_path, "image", "[]", channels=3, more="item_shape = [8, 8]")
+    capsys.readouterr()
+    assert call("compress", sheet, "--codec", codec, "-o", tmp_path / "x.lsig") == 1
+    assert "this codec is for (8, 8)" in capsys.readouterr().err
+    assert not (tmp_path / "x.lsig").exists()
+    np.save(tmp_path / "items.npy", items)
+    assert call("compress", tmp_path / "items.npy", "--codec", codec, "--quality", 8) == 0
+    (tmp_path / "items.npy").unlink()
+    assert call("decompress", tmp_path / "items.lsig", "--codec", codec) == 0
+    back = np.load(tmp_path / "items.npy")
+    assert back.shape == items.shape
+    error = np.square(back - items.astype(float)).mean()
+    assert error < 0.5 * np.square(items - items.mean((1, 2), keepdims=True)).mean()
