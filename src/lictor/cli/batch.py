@@ -1,5 +1,6 @@
 """Files to a codec and back: where each goes, who does the work, and what is said of it."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,10 +11,21 @@ from lictor.cli.messages import complain, say
 from lictor.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from lictor.codecs.batch import Coder, Item, Result
+    from lictor.codecs.batch import Item, Result
     from lictor.workers.engine import Engine
 
 EngineName = Literal["local", "ray"]
+Make = Callable[[], Callable[["Item"], "Result"]]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who does the work."""
+
+    engine: EngineName
+    address: str | None
+    jobs: int | None
+    device: str
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,15 @@ class Batch:
     mirrors: bool
 
 
+def written(place: str, *, absolute: bool) -> str:
+    """Return a path as messages write it, a URL as it is."""
+    from lictor.data.places import is_url
+
+    if is_url(place):
+        return place
+    return os.path.abspath(place) if absolute else str(Path(place))  # noqa: PTH100 - no link is followed
+
+
 def check_places(inputs: Sequence[str], out: str | None) -> None:
     """Raise `ConfigError` when a URL needs a package that is not there, or is none."""
     from lictor.data.places import file_system, is_url
@@ -40,16 +61,20 @@ def check_places(inputs: Sequence[str], out: str | None) -> None:
 
 
 def choose_targets(
-    inputs: Sequence[str], out: str | None, suffix: str, sources: Sequence[str], kind: str
+    inputs: Sequence[str],
+    out: str | None,
+    beside: Callable[[str], str],
+    sources: Sequence[str],
+    kind: str,
 ) -> Batch:
-    """Decide where the result of each input goes: beside it, in folder `out`, or in file `out`.
+    """Decide where the result of each input goes: `beside` it, in folder `out`, or in file `out`.
 
     An input that is a folder, or a URL without one of the suffixes of `sources`, stands for the
     files of its tree with one of them; their results lie in `out` as they lie in the tree. Raises
     `DataError` when several inputs need a folder and `out` cannot be one, or nothing is there.
     """
     from lictor.codecs.batch import Item
-    from lictor.data.places import is_url, joined, list_files, with_suffix
+    from lictor.data.places import is_url, joined, list_files
 
     trees = {place for place in inputs if _is_tree(place, sources)}
     many = bool(trees) or len(inputs) > 1
@@ -62,8 +87,11 @@ def choose_targets(
             bad.append(f"{place}: contains no {kind} ({', '.join(sources)})")
         for name in names:
             source = joined(place, name)
-            goes = source if out is None else joined(out, name)
-            items.append(Item(source, with_suffix(goes, suffix)))
+            goes = beside(source)
+            if out is not None:
+                folder, slash, _ = name.rpartition("/")
+                goes = joined(out, folder + slash + _name_of(goes))
+            items.append(Item(source, goes))
     if bad and len(bad) == len(inputs):
         raise DataError(bad[0])
     singles = [place for place in inputs if place not in trees]
@@ -77,25 +105,33 @@ def choose_targets(
                 f"({error.strerror})"
             ) from error
     for place in singles:
-        beside = with_suffix(place, suffix)
         if out is None:
-            items.append(Item(place, beside))
+            items.append(Item(place, beside(place)))
         elif in_folder:
-            name = beside.rpartition("/")[2] if is_url(beside) else Path(beside).name
-            items.append(Item(place, joined(out, name)))
+            items.append(Item(place, joined(out, _name_of(beside(place)))))
         else:
             items.append(Item(place, out))
     return Batch(tuple(items), tuple(bad), many, bool(trees))
 
 
+def _name_of(place: str) -> str:
+    from lictor.data.places import is_url
+
+    return place.rpartition("/")[2] if is_url(place) else Path(place).name
+
+
 def _is_tree(place: str, sources: Sequence[str]) -> bool:
-    """Tell whether an input is a folder, or a URL that does not end as a file to be read."""
+    """Tell whether an input is a folder, or a URL that does not end as a file to be read.
+
+    Data in the format Zarr are a folder, and no tree.
+    """
     from lictor.data.places import is_url, suffix_of
 
     if is_url(place):
         return suffix_of(place) not in sources
     try:
-        return Path(place).is_dir()
+        zarr = suffix_of(place) == ".zarr" and ".zarr" in sources
+        return Path(place).is_dir() and not zarr
     except (OSError, ValueError):  # no usable path: said when its turn comes
         return False
 
@@ -134,7 +170,7 @@ def engine_of(name: EngineName, address: str | None, jobs: int | None) -> "Itera
 def run_batch(
     batch: Batch,
     engine: "Engine",
-    make: "Callable[[], Coder]",
+    make: Make,
     *,
     verb: str,
     should_stop: Callable[[], bool] = lambda: False,
@@ -173,9 +209,7 @@ def run_batch(
     return 1 if failed else 0
 
 
-def _results(
-    items: "Sequence[Item]", engine: "Engine", make: "Callable[[], Coder]"
-) -> "Iterator[Result]":
+def _results(items: "Sequence[Item]", engine: "Engine", make: Make) -> "Iterator[Result]":
     from lictor.codecs.batch import Result
     from lictor.workers.engine import Lost
 

@@ -15,6 +15,13 @@ DEFAULT = "default"
 Device = Annotated[str, arg(metavar="DEVICE", help_behavior_hint="")]
 
 
+def is_of_signals(name: Path | str) -> bool:
+    """Tell whether a codec file is one of signals; raises nothing, whatever it is."""
+    from lictor.codecs.signals.store import is_signal_codec
+
+    return str(name) != DEFAULT and is_signal_codec(name)
+
+
 def load_codec(name: Path | str | None, device: str = "cpu") -> "Codec":
     """Return the codec of a file, or the one that ships with lictor for None and for `default`.
 

@@ -1,6 +1,5 @@
 """`lictor compress` and `lictor decompress`: pictures to files and back, here or in many places."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,9 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from lictor.cli.batch import EngineName, check_places, choose_targets, engine_of, run_batch
-from lictor.cli.codec_file import Device, codec_bytes, load_codec
+from lictor.cli.batch import (
+    EngineName,
+    Workers,
+    check_places,
+    choose_targets,
+    engine_of,
+    run_batch,
+    written,
+)
+from lictor.cli.codec_file import Device, codec_bytes, is_of_signals, load_codec
 from lictor.cli.messages import complain
+from lictor.cli.signal_coding import (
+    SignalRequest,
+    archive_signals,
+    compress_signals,
+    decompress_signals,
+)
 from lictor.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +36,8 @@ CodecFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 Jobs = Annotated[int | None, arg(aliases=["-j"], metavar="N", help_behavior_hint="")]
 Effort = Annotated[int, arg(metavar="LEVEL", help_behavior_hint="")]
 Lmbda = Annotated[float | None, arg(metavar="LMBDA", help_behavior_hint="")]
+Quality = Annotated[int | None, arg(metavar="Q", help_behavior_hint="")]
+Variable = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 Address = Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="")]
 
 
@@ -39,14 +54,21 @@ def compress(
     device: Device = "cpu",
     effort: Effort = 0,
     lmbda: Lmbda = None,
+    quality: Quality = None,
+    archive: CodecFile = None,
+    variable: Variable = None,
 ) -> int:
-    """Compress pictures (PNG, JPEG, WebP, ...) into .lic files beside them.
+    """Compress pictures (PNG, JPEG, WebP, ...) into .lic files beside them, or signals into .lsig.
 
-    Of several pictures, those are skipped whose .lic file is there already, made by this codec from
-    a picture of this size: a batch that was stopped goes on with the same command.
+    The codec decides: one of signals takes sounds, volumes, fields, arrays or pictures, whichever
+    it was trained for.
+
+    Of several inputs, those are skipped whose result is there already, made by this codec from
+    an input of this size: a batch that was stopped goes on with the same command.
 
     Args:
         inputs: Pictures, 8-bit grey or RGB; folder trees of PNG, JPEG and WebP; URLs of either.
+            With a codec of signals: files of its kind, and folder trees of them.
         out: Output file, or folder or URL for several inputs; a tree is mirrored in it.
         codec: Codec file; the one that ships with lictor if not given.
         force: Overwrite existing files, finished ones as well.
@@ -59,14 +81,26 @@ def compress(
             twice as long each. Any decoder reads it. Ctrl-C keeps the best so far.
         lmbda: With an effort, what quality is worth; larger for a better picture and a larger file.
             If not given, what the codec was trained for.
+        quality: Of a codec of signals: a number of its range (see `lictor info`), the middle if not
+            given. Four more halve the quantization step.
+        archive: With a codec of signals: put all inputs into this one file.
+        variable: With a codec of fields: which variable of files that hold several.
     """
     from lictor.codecs.batch import LIC
     from lictor.data.images import IMAGE_SUFFIXES
 
     if not inputs:
         return _usage("compress needs at least one picture")
+    workers = Workers(engine, address, jobs, device)
+    if codec is not None and is_of_signals(codec):
+        if lmbda is not None:
+            raise ConfigError("--lmbda is for codecs of pictures; with one of signals: --quality")
+        request = SignalRequest(inputs, out, codec, force, workers, quality, effort, variable)
+        return archive_signals(request, archive) if archive else compress_signals(request)
+    for name, value in (("quality", quality), ("archive", archive), ("variable", variable)):
+        if value is not None:
+            raise ConfigError(f"--{name} is for codecs of signals, and this is a codec of pictures")
     what = _Verb("compress", LIC, IMAGE_SUFFIXES, "pictures")
-    workers = _Workers(engine, address, jobs, device)
     return _code(what, inputs, out, codec, force, workers, _refinement(effort, lmbda))
 
 
@@ -92,15 +126,17 @@ def decompress(
     address: Address = None,
     device: Device = "cpu",
 ) -> int:
-    """Restore pictures from .lic files, as PNG beside them.
+    """Restore pictures from .lic files, as PNG beside them, or signals from .lsig files.
 
-    Of several files, those are skipped whose picture is there already, in the right size: a batch
+    Of several files, those are skipped whose result is there already, in the right size: a batch
     that was stopped goes on with the same command.
 
     Args:
         inputs: Files made by `lictor compress`, folder trees of them, or URLs of either.
         out: Output file (.png, .ppm, .bmp, .tif, lossless .webp), or folder or URL for several
-            inputs; a tree is mirrored in it.
+            inputs; a tree is mirrored in it. Of signals also .wav, .flac, .nii, .nii.gz, .nc, .zarr
+            and .npy, as their kind is; an archive needs a folder, its name without .lsig if none is
+            given.
         codec: Codec file; the one that ships with lictor if not given.
         force: Overwrite existing files, finished ones as well.
         jobs: Files decoded at a time, each in a process of its own with one thread; 1 if not
@@ -113,8 +149,11 @@ def decompress(
 
     if not inputs:
         return _usage(f"decompress needs at least one {LIC} file")
+    workers = Workers(engine, address, jobs, device)
+    if codec is not None and is_of_signals(codec):
+        return decompress_signals(SignalRequest(inputs, out, codec, force, workers))
     what = _Verb("decompress", ".png", (LIC,), "files")
-    return _code(what, inputs, out, codec, force, _Workers(engine, address, jobs, device))
+    return _code(what, inputs, out, codec, force, workers)
 
 
 @dataclass(frozen=True)
@@ -127,35 +166,26 @@ class _Verb:
     kind: str
 
 
-@dataclass(frozen=True)
-class _Workers:
-    """Who does it."""
-
-    engine: EngineName
-    address: str | None
-    jobs: int | None
-    device: str
-
-
 def _code(
     verb: _Verb,
     inputs: Sequence[str],
     out: str | None,
     codec: Path | None,
     force: bool,
-    workers: _Workers,
+    workers: Workers,
     refinement: "Refinement | None" = None,
 ) -> int:
     from lictor.codecs.batch import LOSSLESS, Coder, Rules, coder_from_bytes
-    from lictor.data.places import suffix_of
+    from lictor.data.places import suffix_of, with_suffix
     from lictor.workers.engine import InProcess
 
     away = workers.engine == "ray"  # its workers stand in other folders
-    inputs = [_written(place, absolute=away) for place in inputs]
-    out = None if out is None else _written(out, absolute=away)
+    inputs = [written(place, absolute=away) for place in inputs]
+    out = None if out is None else written(out, absolute=away)
     check_places(inputs, out)
     with engine_of(workers.engine, workers.address, workers.jobs) as engine:
-        batch = choose_targets(inputs, out, verb.suffix, verb.sources, verb.kind)
+        beside = partial(with_suffix, suffix=verb.suffix)
+        batch = choose_targets(inputs, out, beside, verb.sources, verb.kind)
         for item in batch.items if verb.name == "decompress" else ():
             if suffix_of(item.target) not in LOSSLESS:
                 raise ConfigError(
@@ -184,15 +214,6 @@ def _code(
         with refining(alone=len(batch.items) + len(batch.bad) < 2) as (watch, should_stop):
             make = partial(Coder, loaded, rules, watch)
             return run_batch(batch, InProcess(), make, verb=doing, should_stop=should_stop)
-
-
-def _written(place: str, *, absolute: bool) -> str:
-    """Return a path as messages write it, a URL as it is."""
-    from lictor.data.places import is_url
-
-    if is_url(place):
-        return place
-    return os.path.abspath(place) if absolute else str(Path(place))  # noqa: PTH100 - no link is followed
 
 
 def _usage(text: str) -> int:

@@ -4,12 +4,11 @@ What a person can do wrong ends in one line on stderr and exit code 1 (2 for wro
 imports wait inside the commands, so that `lictor --help` is quick.
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
@@ -21,14 +20,14 @@ from lictor.cli.coding import compress, decompress
 from lictor.cli.convert import convert
 from lictor.cli.data import DATA
 from lictor.cli.evaluate import evaluate
+from lictor.cli.info import LCODEC, info
 from lictor.cli.messages import complain, say
 from lictor.cli.quantize import quantize
 from lictor.cli.report import report
 from lictor.cli.runs import runs
-from lictor.errors import BitstreamError, ConfigError, DataError, LictorError
+from lictor.errors import ConfigError, DataError, LictorError
 
 Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
-LCODEC = ".lcodec"
 
 
 def _version() -> str:
@@ -51,63 +50,6 @@ def _version() -> str:
     )
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    from lictor.codecs.batch import read_bitstream
-    from lictor.coding.container import MAGIC, VERSION, Container
-    from lictor.metrics import bpp
-
-    if path.suffix == LCODEC:
-        return _describe_codec(path)
-    data = read_bitstream(path)
-    if not data.startswith(MAGIC) and data[:64].find(b"{") == 8:  # a safetensors header
-        return _describe_codec(path)
-    try:
-        file = Container.from_bytes(data)
-    except BitstreamError as error:
-        raise type(error)(f"{path}: {error}") from error
-    return {
-        "kind": "image",
-        "file": str(path),
-        "version": VERSION,
-        "width": file.width,
-        "height": file.height,
-        "channels": file.channels,
-        "fingerprint": file.fingerprint.hex(),
-        "bytes": len(data),
-        "payload_bytes": len(file.payload),
-        "bpp": bpp(len(data), file.height, file.width),
-        "symbol_crc": f"{file.symbol_crc:08x}",
-    }
-
-
-def _describe_codec(path: Path) -> dict[str, Any]:
-    from lictor.codecs.learned import Codec
-
-    return {"kind": "codec", "file": str(path), **Codec.load(path).describe()}
-
-
-def info(file: Positional[Path], /, *, json: bool = False) -> int:
-    """Say what a .lic or .lcodec file is, without decoding it.
-
-    Args:
-        file: The file to look at.
-        json: Print one JSON object.
-    """
-    description = _describe(file)
-    if json:
-        say(_to_json(description))
-    else:
-        width = max(map(len, description))
-        for key, value in description.items():
-            shown = f"{value:.4f}" if isinstance(value, float) else value
-            say(f"{key:{width}}  {shown}")
-    return 0
-
-
-def _to_json(value: object) -> str:
-    return json.dumps(value, indent=2)
-
-
 def train(
     recipe: Positional[Path],
     /,
@@ -124,12 +66,13 @@ def train(
         tuple[str, ...], arg(name="set", metavar="KEY=VALUE...", help_behavior_hint="")
     ] = (),
 ) -> int:
-    """Train a model on folders of pictures, as a recipe says.
+    """Train a model on folders of pictures, or of signals, as a recipe says.
 
     Args:
         recipe: TOML file.
         data: Folder trees of PNG, JPEG and WebP pictures, shards of `lictor data pack`, or their
             URLs; each with a weight, its share of the crops, or none. May be given several times.
+            For a recipe of signals: files or folders of them.
         out: Run folder: configuration, metrics, checkpoint.
         resume: Go on from the run folder's checkpoint.
         other_data: Let a resumed run go on with other pictures than it began with.
@@ -140,7 +83,7 @@ def train(
     from lictor.cli.progress import log_to_terminal, show_training, stderr, stop_on_interrupt
     from lictor.reporting.tensorboard_log import tensorboard_log
     from lictor.runtime import processes
-    from lictor.training.recipe import load_recipe
+    from lictor.training.recipe import RunConfig, load_recipe
     from lictor.training.run import run
 
     config = load_recipe(recipe, overrides)
@@ -163,7 +106,9 @@ def train(
         last = show_training(reports, total=config.train.steps, log_every=config.train.log_every)
         done = last is None or last.step + 1 >= config.train.steps
     if done:
-        stderr.print(f"done; make a codec of it:  lictor freeze {out} -o {out.name}{LCODEC}")
+        needs = "" if isinstance(config, RunConfig) else f" --data {data[0]}"  # for its tables
+        command = f"lictor freeze {out} -o {out.name}{LCODEC}{needs}"
+        stderr.print(f"done; make a codec of it:  {command}", soft_wrap=True)
         return 0
     stderr.print("stopped; go on with the same command and --resume")
     return 130

@@ -5,7 +5,7 @@ not made a second time. The files may lie in folders or behind URLs, and the pro
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from PIL import Image
 
 from lictor.codecs.learned import Codec
 from lictor.codecs.refinement import Refinement, Watch, go_on
+from lictor.coding import archive
 from lictor.coding.container import Container
 from lictor.data.images import image_size, size_of_image
 from lictor.data.places import (
@@ -27,11 +28,13 @@ from lictor.data.places import (
     suffix_of,
     whole_file,
 )
-from lictor.errors import BitstreamError, DataError, LictorError
+from lictor.data.signals import formats
+from lictor.errors import BitstreamError, DataError, LictorError, NotABitstreamError
 from lictor.metrics import bpp
 from lictor.runtime import choose_device
 
 LIC = ".lic"
+LSIG = ".lsig"  # of signals, see `codecs.signals.batch`
 # What decoded pictures are kept as, with what makes the format lossless.
 LOSSLESS: Mapping[str, Mapping[str, Any]] = {
     ".png": {},
@@ -85,47 +88,37 @@ class Coder:
 
     def __call__(self, item: Item) -> Result:
         """Make an item's target, unless it is there; whatever goes wrong is the result."""
-        source, target = item.source, item.target
-        try:
-            if _check_places(source, target) and not self._rules.force:
-                if self._rules.skip and self._is_finished(source, target):
-                    return Result("skipped")
-                raise DataError(f"{target}: exists already; add --force to overwrite it")
-            return Result("done", self._make(source, target))
-        except LictorError as error:
-            named = source in str(error) or target in str(error)
-            return Result("failed", str(error) if named else f"{source}: {error}")
-        except MemoryError:
-            return Result("failed", f"{source}: not enough memory; split it, or use fewer --jobs")
+        return settle(item, lambda: self._settled(item.source, item.target))
+
+    def _settled(self, source: str, target: str) -> Result:
+        if is_there(source, target, self._rules, self._is_finished):
+            return Result("skipped")
+        return Result("done", self._make(source, target))
 
     def _make(self, source: str, target: str) -> str:
         if self._rules.verb == "compress":
             image = _load(source)
             refinement = self._rules.refinement
             data = self._codec.encode(image, refinement=refinement, watch=self._watch)
-            self._make_folder(target)
+            make_folder(target, self._rules)
             with whole_file(target) as file:
                 file.write(data)
             height, width, _ = image.shape
             rate = bpp(len(data), height, width)
             return f"{source} -> {target}  {width}x{height}  {len(data)} bytes  {rate:.3f} bpp"
         data = read_bitstream(source)
+        if data.startswith(archive.MAGIC):
+            raise NotABitstreamError(
+                f"{source}: is a {LSIG} file, and this is a codec of pictures; name the codec of "
+                "signals that made it with --codec"
+            )
         try:
             image = self._codec.decode(data)
         except BitstreamError as error:
             raise type(error)(f"{source}: {error}") from error
-        self._make_folder(target)
+        make_folder(target, self._rules)
         _save(image, target)
         return f"{source} -> {target}  {image.shape[1]}x{image.shape[0]}"
-
-    def _make_folder(self, target: str) -> None:
-        """Make the folder of a mirrored tree; stores behind URLs do that when they are written."""
-        if self._rules.folders and not is_url(target):
-            folder = Path(target).parent
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise DataError(f"{folder}: cannot make the folder ({error.strerror})") from error
 
     def _is_finished(self, source: str, target: str) -> bool:
         """Tell whether a target is an earlier run's.
@@ -135,22 +128,66 @@ class Coder:
         """
         file, picture = (target, source) if self._rules.verb == "compress" else (source, target)
         try:
-            if not _is_younger(target, source):
+            if not is_younger(target, source):
                 return False
             return _belongs(file, picture, self._codec)
         except (OSError, LictorError):
             return False
 
 
+def settle(item: Item, work: Callable[[], Result]) -> Result:
+    """Return what became of an item; whatever goes wrong with it is the result."""
+    source, target = item.source, item.target
+    try:
+        return work()
+    except LictorError as error:
+        named = source in str(error) or target in str(error)
+        return Result("failed", str(error) if named else f"{source}: {error}")
+    except MemoryError:
+        return Result("failed", f"{source}: not enough memory; split it, or use fewer --jobs")
+
+
+def is_there(
+    source: str, target: str, rules: Rules, is_finished: Callable[[str, str], bool]
+) -> bool:
+    """Tell whether an item's target is an earlier run's, to be skipped.
+
+    `is_finished` is asked of a target that exists. Raises `DataError` when it is there and neither
+    to be skipped nor overwritten, or the two places cannot be what they are.
+    """
+    if not _check_places(source, target) or rules.force:
+        return False
+    if rules.skip and is_finished(source, target):
+        return True
+    raise DataError(f"{target}: exists already; add --force to overwrite it")
+
+
+def make_folder(target: str, rules: Rules) -> None:
+    """Make the folder of a mirrored tree; stores behind URLs do that when they are written."""
+    if rules.folders and not is_url(target):
+        folder = Path(target).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{folder}: cannot make the folder ({error.strerror})") from error
+
+
 def _load(source: str) -> UInt8[np.ndarray, "h w c"]:
     try:
         return load_picture(source)
     except DataError as error:
-        if suffix_of(source) != LIC:
+        suffix = suffix_of(source)
+        if suffix in (LIC, LSIG):
+            raise DataError(
+                f"{source}: is no picture; {suffix} files are compressed already, and lictor "
+                "decompress restores what they hold"
+            ) from error
+        held = formats.FORMATS.get(formats.suffix_of(Path(source)))
+        if held is None or held.kinds[0] == "image":
             raise
         raise DataError(
-            f"{source}: is no picture; {LIC} files are compressed already, and lictor decompress "
-            "restores what they hold"
+            f"{source}: holds a signal of kind {held.kinds[0]}, and this is a codec of pictures; "
+            "name a codec of such signals with --codec"
         ) from error
 
 
@@ -192,7 +229,7 @@ def _belongs(file: str, picture: str, codec: Codec) -> bool:
     return content.fingerprint == codec.fingerprint and (content.width, content.height) == size
 
 
-def _is_younger(target: str, source: str) -> bool:
+def is_younger(target: str, source: str) -> bool:
     """Tell whether a target is no older than its source; so it is taken where nobody can tell."""
     if not is_url(target) and not is_url(source):
         return Path(target).stat().st_mtime_ns >= Path(source).stat().st_mtime_ns
@@ -216,7 +253,8 @@ def _check_places(source: str, target: str) -> bool:
             raise
         raise DataError(f"{source}: not a usable path ({error})") from error
     if same:
-        hint = f", and {LIC} files are compressed already" if suffix_of(source) == LIC else ""
+        suffix = suffix_of(source)
+        hint = f", and {suffix} files are compressed already" if suffix in (LIC, LSIG) else ""
         raise DataError(f"{source}: input and output are the same file{hint}")
     return there
 

@@ -28,6 +28,8 @@ from lictor.ptq.storage import loaded_state, rebuild
 FORMAT = "lictor-codec-2"
 # Without thresholds: which row a scale chose was computed anew by every decoder.
 FORMER_FORMAT = "lictor-codec-1"
+# Formats of codecs of signals begin so: see `codecs.signals.store`.
+SIGNAL_FORMATS = "lictor-signal-codec-"
 
 _WEIGHTS, _TABLES = "weights/", "tables/"
 _PARTS = ("counts", "lengths", "offset")
@@ -160,6 +162,8 @@ def _check_format(found: str | None, path: Path, *, former: bool) -> None:
             f"{path}: a codec file of the former format {FORMER_FORMAT!r}; convert it, once, with: "
             f"lictor convert {path} -o NEW.lcodec (it reads what the old one wrote)"
         )
+    if str(found).startswith(SIGNAL_FORMATS):
+        raise CheckpointError(f"{path}: is a codec of signals; this is for codecs of pictures")
     if found == FORMAT:
         raise CheckpointError(f"{path}: is of the present format {FORMAT!r} already")
     raise CheckpointError(

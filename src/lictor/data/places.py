@@ -83,7 +83,12 @@ def list_files(place: str, suffixes: Sequence[str]) -> list[str]:
         except Exception as error:  # every kind of storage has its own
             raise DataError(f"{place}: cannot list ({type(error).__name__}: {error})") from error
         names = [path[len(root) :].lstrip("/") for path in found if path.startswith(root)]
-    return sorted(name for name in names if name and suffix_of(name) in suffixes)
+    return sorted(name for name in names if _ends(name.rpartition("/")[2].lower(), suffixes))
+
+
+def _ends(name: str, suffixes: Sequence[str]) -> bool:
+    """Tell whether a name ends in one of the suffixes, which may have two dots, with a stem."""
+    return any(name.endswith(suffix) and len(name) > len(suffix) for suffix in suffixes)
 
 
 def read_bytes(url: str) -> bytes:

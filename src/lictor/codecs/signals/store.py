@@ -20,17 +20,31 @@ from lictor.codecs.signals.domain import Domain
 from lictor.codecs.signals.latents import LatentCoding, StepLatents
 from lictor.codecs.signals.pooled import PooledLatents
 from lictor.codecs.signals.prediction import Prediction
-from lictor.codecs.store import Stored, stored
+from lictor.codecs.store import FORMAT as PICTURE_FORMAT
+from lictor.codecs.store import SIGNAL_FORMATS, Stored, stored
 from lictor.errors import CheckpointError
 from lictor.files import write_file
 from lictor.implicit.coordinates import COORDINATES
 from lictor.implicit.model import ImplicitModel
 
-FORMAT = "lictor-signal-codec-1"
+FORMAT = SIGNAL_FORMATS + "1"
 _WEIGHTS, _LATENTS = "weights/", "latents/"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _STEP, _POOLED = "step", "pooled"
 _STEP_ARRAYS = ("means", "steps", "rows", "factors", "features", "predicted")
+
+
+def is_signal_codec(path: Path | str) -> bool:
+    """Tell whether a file is a codec of signals, of any release, by its header alone.
+
+    A file that is missing, unreadable or something else is none: whoever loads it says what is
+    wrong.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return str((file.metadata() or {}).get("format")).startswith(SIGNAL_FORMATS)
+    except (OSError, safetensors.SafetensorError):
+        return False
 
 
 def latents_config(latents: LatentCoding) -> dict[str, Any]:
@@ -95,6 +109,8 @@ def read_signal_codec(path: Path) -> Stored:
         raise CheckpointError(f"{path}: cannot read the codec file ({error})") from error
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path}: not a codec file, or damaged ({error})") from error
+    if metadata.get("format") == PICTURE_FORMAT:
+        raise CheckpointError(f"{path}: is a codec of pictures; this is for codecs of signals")
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: not a codec of signals of this release (format "

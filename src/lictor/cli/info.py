@@ -1,0 +1,139 @@
+"""`lictor info`: what a file is, read off its header; nothing is decoded."""
+
+import json as json_module
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from lictor.cli.messages import say
+from lictor.errors import BitstreamError
+
+LCODEC = ".lcodec"
+_SHOWN = 20
+
+
+def info(file: Positional[Path], /, *, json: bool = False) -> int:
+    """Say what a .lic, .lsig or .lcodec file is, without decoding it.
+
+    Args:
+        file: The file to look at.
+        json: Print one JSON object.
+    """
+    description = _describe(file)
+    if json:
+        say(json_module.dumps(description, indent=2))
+        return 0
+    signals = description.pop("signals", [])
+    width = max(map(len, description))
+    for key, value in description.items():
+        shown = f"{value:.4f}" if isinstance(value, float) else value
+        say(f"{key:{width}}  {shown}")
+    for signal in signals[:_SHOWN]:
+        say(_line(signal))
+    if len(signals) > _SHOWN:
+        say(f"... and {len(signals) - _SHOWN} more; --json lists them all")
+    return 0
+
+
+def _line(signal: dict[str, Any]) -> str:
+    """Return what there is to say of a signal of a file."""
+    parts = [repr(signal["name"])] if signal["name"] else []
+    parts += [signal["kind"], signal["dtype"], f"{signal['items']} x {signal['grid']}"]
+    parts += [f"channels {signal['channels']}"]
+    parts += [f"missing {signal['missing']}"] if signal["missing"] else []
+    parts += [f"{k} {v}" for k, v in signal["form"].items() if isinstance(v, int | float | str)]
+    return "  " + "  ".join(parts)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    from lictor.codecs.batch import read_bitstream
+    from lictor.coding import archive
+    from lictor.coding.container import MAGIC
+
+    if path.suffix == LCODEC:
+        return _describe_codec(path)
+    data = read_bitstream(path)
+    if data.startswith(archive.MAGIC):
+        return _named(path, data, _describe_signals)
+    if not data.startswith(MAGIC) and data[:64].find(b"{") == 8:  # a safetensors header
+        return _describe_codec(path)
+    return _named(path, data, _describe_picture)
+
+
+def _named(path: Path, data: bytes, describe: Any) -> dict[str, Any]:
+    try:
+        return describe(path, data)
+    except BitstreamError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _describe_picture(path: Path, data: bytes) -> dict[str, Any]:
+    from lictor.coding.container import VERSION, Container
+    from lictor.metrics import bpp
+
+    file = Container.from_bytes(data)
+    return {
+        "kind": "image",
+        "file": str(path),
+        "version": VERSION,
+        "width": file.width,
+        "height": file.height,
+        "channels": file.channels,
+        "fingerprint": file.fingerprint.hex(),
+        "bytes": len(data),
+        "payload_bytes": len(file.payload),
+        "bpp": bpp(len(data), file.height, file.width),
+        "symbol_crc": f"{file.symbol_crc:08x}",
+    }
+
+
+def _describe_signals(path: Path, data: bytes) -> dict[str, Any]:
+    from lictor.coding.archive import VERSION, Archive
+
+    file = Archive.from_bytes(data)
+    samples = sum(entry.outline.points * entry.outline.channels for entry in file.entries)
+    return {
+        "kind": "signals",
+        "file": str(path),
+        "version": VERSION,
+        "archive": file.named,
+        "count": len(file.entries),
+        "quality": file.quality,
+        "fingerprint": file.fingerprint.hex(),
+        "bytes": len(data),
+        "payload_bytes": len(file.payload),
+        "samples": samples,
+        "bits_per_sample": 8 * len(data) / samples,
+        "symbol_crc": f"{file.symbol_crc:04x}",
+        "signals": [
+            {
+                "name": entry.name,
+                "kind": entry.outline.kind,
+                "dtype": entry.outline.dtype,
+                "items": entry.outline.items,
+                "grid": list(entry.outline.grid),
+                "channels": entry.outline.channels,
+                "missing": 0 if entry.mask is None else int((~entry.mask).sum()),
+                "form": dict(entry.form or {}),
+            }
+            for entry in file.entries
+        ],
+    }
+
+
+def _describe_codec(path: Path) -> dict[str, Any]:
+    from lictor.cli.codec_file import is_of_signals
+
+    if is_of_signals(path):
+        from lictor.codecs.signals.codec import SignalCodec
+
+        return {
+            "kind": "codec of signals",
+            "file": str(path),
+            "bytes": path.stat().st_size,
+            **SignalCodec.load(path).describe(),
+        }
+    from lictor.codecs.learned import Codec
+
+    return {"kind": "codec", "file": str(path), **Codec.load(path).describe()}
