@@ -53,7 +53,7 @@ class Task:
     """
 
     contender: str
-    setting: Setting
+    setting: Setting[ImageCodec]
     picture: Picture
     jobs: int = 1
     lpips: bool = False
