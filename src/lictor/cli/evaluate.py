@@ -85,7 +85,7 @@ def evaluate(
     for name, value, least in (("jobs", jobs, 1), ("limit", limit, 1), ("keep", keep, 0)):
         if value is not None and value < least:
             raise ConfigError(f"--{name} must be at least {least}, not {value}")
-    kind = kind_of(codecs)
+    kind = kind_of(codecs, folder)
     if kind is not None:
         if lpips or speed or engine != "local" or address is not None or device != "cpu":
             raise ConfigError("--lpips, --speed, --engine and --device are for codecs of pictures")

@@ -11,8 +11,10 @@ import numpy as np
 
 from lictor.codecs.signals.codec import SignalCodec
 from lictor.codecs.signals.store import is_signal_codec, read_signal_codec
+from lictor.data.signals.folder import list_signals
+from lictor.data.signals.formats import suffix_of
 from lictor.data.signals.signal import KINDS, Signal
-from lictor.errors import ConfigError
+from lictor.errors import ConfigError, DataError
 from lictor.evaluation.contenders import SPEC, Contender, Setting
 from lictor.evaluation.peers import PEERS
 from lictor.evaluation.signals.coder import SignalCoder
@@ -73,11 +75,11 @@ class SignalContender:
     peak: Peak | None = None
 
 
-def kind_of(specs: Sequence[str]) -> str | None:
+def kind_of(specs: Sequence[str], place: str = "") -> str | None:
     """Return the kind of signals that texts mean, None if they are all of codecs of pictures.
 
-    Peers that are of several kinds go with the others; alone they mean fields. Raises `ConfigError`
-    when there is no kind that all are for.
+    Peers that are of several kinds go with the others; alone they mean what is at a place. Raises
+    `ConfigError` when there is no kind that all are for.
     """
     common, signals = list(KINDS), False
     for spec in specs:
@@ -96,7 +98,16 @@ def kind_of(specs: Sequence[str]) -> str | None:
             raise ConfigError(f"{spec!r} is not for the kind of signals that the others are for")
     if not signals:
         return None
-    return "field" if "field" in common else common[0]
+    return next((kind for kind in common if len(common) > 1 and _has(place, kind)), common[0])
+
+
+def _has(place: str, kind: str) -> bool:
+    try:
+        # An array's file may hold any kind: what has files of its own comes first.
+        files = list_signals(place, kind)
+    except DataError:
+        return False
+    return kind == "array" or any(suffix_of(path) != ".npy" for path in files)
 
 
 def parse_signal_contenders(
