@@ -1,13 +1,14 @@
 """What the evaluation of signals knows of a codec: files of signals, and arrays out of them."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from lictor.data.signals.signal import Signal
 
 
+@runtime_checkable
 class SignalCoder(Protocol):
     """Anything that turns signals into one file and back."""
 
