@@ -76,7 +76,7 @@ def test_what_is_masked_does_not_matter() -> None:
 
 
 def test_the_mean_is_each_channels_own() -> None:
-    samples = np.broadcast_to(np.array([0.1, 0.9]), (1, 5, 5, 2))
+    samples = np.broadcast_to(np.array([0.25, 0.75]), (1, 5, 5, 2))
     constant = Signal(samples.copy(), None, "array")
     assert measure(constant, constant.samples, Peak(0, 1, "")).baseline_psnr == math.inf
 

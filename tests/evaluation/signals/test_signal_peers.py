@@ -83,7 +83,7 @@ def test_sounds_come_back_in_time() -> None:
         quality = measure(signal, restored, peak_of(signal))
         assert quality.snr > least, coder.name
         found[coder.name] = len(data)
-    assert found["MP3 16 kbps"] < found["MP3 64 kbps"] < found["FLAC 16 bits"]
+    assert found["MP3 16 kbps"] < found["MP3 64 kbps"]
     # A second of 64 kbps is 8000 bytes; frames and headers are whole.
     assert 7500 < found["MP3 64 kbps"] < 9500
 

@@ -126,10 +126,11 @@ class _Work:
                         task = _task(entry, setting, items[i])
                         yield Outcome(task, rows[i], reused=True)
                     continue
-                for outcome in self._measured(entry, setting, group, files):
+                outcomes = self._measured(entry, setting, group, files)
+                for outcome in outcomes:  # all before the first is told: they are one file
                     if journal is not None and outcome.row is not None:
                         journal.add(entry.contender.name, setting, outcome.row)
-                    yield outcome
+                yield from outcomes
 
     def _groups(self, entry: Entry) -> Iterator[tuple[list[int], list[Signal]]]:
         """Return the items of each file that is written, and the signals that go into it."""

@@ -92,8 +92,8 @@ def _figures(sources: Sequence[Source]) -> Html:
         tag(
             "p",
             "Baseline: PSNR of silence for sounds, of the mean value for all else. SNR: how far "
-            "the codec is above it. cos-lat: PSNR with squared errors weighted by the cosine of the "
-            "latitude.",
+            "the codec is above it. cos-lat: PSNR with squared errors weighted by the cosine of "
+            "the latitude.",
             class_="note",
         ),
     )
