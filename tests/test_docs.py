@@ -31,8 +31,10 @@ from lictor import config as mechanism
 from lictor.cli.main import main
 from lictor.coding import container, stream
 from lictor.models.zoo import MODELS
+from lictor.optim.factory import OPTIMIZERS
 from lictor.training import recipe
 from lictor.training.phases import Phase
+from lictor.training.schedule import SCHEDULES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -246,12 +248,26 @@ def _choice_tables(cls: type, head: str) -> list[str]:
     return [*tables, *dict.fromkeys(inner)]
 
 
+HEAD = "| key | type | default | allowed | meaning |\n|---|---|---|---|---|"
+
+
+def _section_tables(sections: dict[str, type], level: str, of: str = "") -> list[str]:
+    parts = []
+    for name, cls in sections.items():
+        parts += [f"{level} [{name}]{of}\n\n{inspect.getdoc(cls)}\n", HEAD, *_rows(cls), ""]
+        parts += _choice_tables(cls, HEAD)
+    return parts
+
+
+def signal_tables() -> str:
+    """Return, likewise, the keys of the sections that only recipes of signals have."""
+    own = {n: c for n, c in recipe.SIGNAL_SECTIONS.items() if recipe.SECTIONS.get(n) is not c}
+    return "\n".join(_section_tables(own, "##", " of signals"))
+
+
 def key_tables() -> str:
     """Return every key of a recipe as Markdown: type, default, range, meaning."""
-    parts, head = [], "| key | type | default | allowed | meaning |\n|---|---|---|---|---|"
-    for name, cls in recipe.SECTIONS.items():
-        parts += [f"## [{name}]\n\n{inspect.getdoc(cls)}\n", head, *_rows(cls), ""]
-        parts += _choice_tables(cls, head)
+    parts, head = _section_tables(recipe.SECTIONS, "##"), HEAD
     parts += [f"## [[phase]]\n\n{inspect.getdoc(Phase)}\n", head, *_rows(Phase), ""]
     return "\n".join(parts)
 
@@ -259,17 +275,19 @@ def key_tables() -> str:
 def change_list() -> str:
     """Return what a resumed run may change, as Markdown."""
     keys = set()
-    for table, names in (("optim", recipe.OPTIMIZERS), ("schedule", recipe.SCHEDULES)):
+    for table, names in (("optim", OPTIMIZERS), ("schedule", SCHEDULES)):
         for name in names:
             optim = {"name": name} if table == "optim" else {"schedule": name}
-            config = recipe.RunConfig(optim=recipe.OptimConfig(**optim))
-            keys |= recipe.may_change(config)
+            section = recipe.OptimConfig(**optim)
+            keys |= recipe.may_change(recipe.RunConfig(optim=section))
+            keys |= recipe.may_change(recipe.SignalRunConfig(optim=section))
     return ", ".join(f"`{key}`" for key in sorted(keys)) + "."
 
 
 def recipes_page(page: str) -> str:
     """Return the page with its generated parts as they must be."""
-    for name, text in (("keys", key_tables()), ("changes", change_list())):
+    parts = (("keys", key_tables()), ("signals", signal_tables()), ("changes", change_list()))
+    for name, text in parts:
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
         head, _, rest = page.partition(begin)
         _, _, tail = rest.partition(end)
@@ -279,6 +297,7 @@ def recipes_page(page: str) -> str:
 
 def test_the_recipes_page_has_every_key():
     page = RECIPES.read_text(encoding="utf-8")
+    assert {"signal", "fit", "rate"} <= set(re.findall(r"^## \[(\w+)\] of signals$", page, re.M))
     assert page == recipes_page(page), "stale: run python tests/test_docs.py"
 
 

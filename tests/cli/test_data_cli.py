@@ -41,11 +41,11 @@ def test_pack_says_what_it_made_and_what_it_left_out(lictor, picture_folder, tmp
     command = ("data", "pack", picture_folder, "-o", tmp_path / "shards", "--raw")
     code, out, _ = lictor(*command)
     assert code == 0
-    assert "12 pictures  1 left out  1 shards  " in out
+    assert "12 pictures  1 left out  1 shard  " in out
     assert "there" not in out
     code, out, _ = lictor(*command)
     assert code == 0
-    assert "1 shards  1 of them were there" in out
+    assert "1 shard  1 of them were there" in out
 
 
 def test_what_cannot_be_packed_ends_in_one_line(lictor, picture_folder, tmp_path):

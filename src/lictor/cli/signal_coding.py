@@ -79,7 +79,7 @@ def decompress_signals(request: SignalRequest) -> int:
     places, out = request.places, request.target
     beside = partial(restored_beside, codec)
     alone = len(places) == 1 and not Path(places[0]).is_dir()
-    archive = alone and not restored_suffix(codec, places[0])
+    archive = alone and restored_suffix(codec, places[0]) == ""
     if archive and out is not None:
         batch = Batch((Item(places[0], out),), (), False, False)
     else:

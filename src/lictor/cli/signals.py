@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lictor.cli.messages import say
-from lictor.errors import ConfigError
+from lictor.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from lictor.data.signals.folder import SignalFolder
     from lictor.data.signals.signal import Signal
+    from lictor.training.signal_sections import SignalConfig
 
 # Training signals that tell a codec's tables: so many samples at most.
 _MOST_SAMPLES = 1 << 26
+# Entries of a form that a codec keeps for all its files: so many characters of JSON at most.
+_MOST_SHARED = 2048
 
 
 def is_signal_run(run: Path) -> bool:
@@ -53,6 +56,7 @@ def freeze_signals(run: Path, out: Path, data: Sequence[str], *, best: bool, hal
         low=float(learner.low),
         high=float(learner.high),
         clip=(0.0, 1.0) if signal.kind in ("image", "audio") else None,
+        form=_usual_form(config.signal, data),
     )
     codec = SignalCodec.freeze(
         learner.net,
@@ -66,6 +70,27 @@ def freeze_signals(run: Path, out: Path, data: Sequence[str], *, best: bool, hal
     codec.save(out)
     size = out.stat().st_size
     say(f"{run} -> {out}  {codec.name}  step {step}  {size} bytes  {codec.fingerprint.hex()}")
+
+
+def _usual_form(signal: "SignalConfig", data: Sequence[str]) -> dict[str, Any]:
+    """Return the form of the first file that can be read: files that have the same need not say it.
+
+    What is long, such as the times of fields, is left to the files.
+    """
+    import json
+
+    from lictor.data.signals.folder import list_signals
+    from lictor.data.signals.formats import read_signal
+
+    for path in (path for place in data for path in list_signals(place, signal.kind)):
+        try:
+            found = read_signal(
+                path, kind=signal.kind, axes=len(signal.sides), variable=signal.variable
+            )
+        except DataError:
+            continue
+        return {k: v for k, v in found.form.items() if len(json.dumps(v)) <= _MOST_SHARED}
+    return {}
 
 
 def _signals(folder: "SignalFolder", kind: str) -> "list[Signal]":

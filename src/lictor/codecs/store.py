@@ -127,6 +127,10 @@ def read_codec(path: Path, *, former: bool = False) -> Stored:
 
     Raises `CheckpointError` if the file is missing, damaged, or of another format.
     """
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path}: is a folder; make a codec file of a run with: lictor freeze {path} -o FILE"
+        )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -52,7 +52,7 @@ class LossConfig(Settings):
 class SurrogateConfig(Settings):
     """What stands for rounding while training."""
 
-    name: str = "mixed"
+    name: str = "sua"
     """A name from the table of surrogates."""
     settings: Any = chosen(SURROGATES, "surrogate")
     """Settings of the surrogate."""

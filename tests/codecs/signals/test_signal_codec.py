@@ -18,7 +18,7 @@ from lictor.codecs.signals import network as network_module
 from lictor.codecs.signals.codec import SignalCodec
 from lictor.codecs.signals.domain import Domain
 from lictor.codecs.signals.network import Network, blocks
-from lictor.codecs.signals.store import FORMAT, read_signal_codec
+from lictor.codecs.signals.store import read_signal_codec
 from lictor.codecs.store import Stored
 from lictor.coding.archive import Archive
 from lictor.data.signals.signal import Signal
@@ -534,11 +534,11 @@ def test_codec_files_that_cannot_be_are_refused(codecs, tmp_path, changes, messa
 def test_codec_files_of_pictures_and_signals_are_told_apart(codecs, tmp_path):
     path = tmp_path / "a.lcodec"
     codecs["audio"].save(path)
-    with pytest.raises(CheckpointError, match=FORMAT):
+    with pytest.raises(CheckpointError, match="is a codec of signals"):
         Codec.load(path)
     picture_codec = tmp_path / "b.lcodec"
     Codec.default().save(picture_codec)
-    with pytest.raises(CheckpointError, match="not a codec of signals"):
+    with pytest.raises(CheckpointError, match="is a codec of pictures"):
         SignalCodec.load(picture_codec)
     with pytest.raises(CheckpointError, match="cannot read"):
         SignalCodec.load(tmp_path / "none.lcodec")

@@ -193,9 +193,9 @@ def test_it_says_what_is_wrong_with_the_data(tmp_path, folder):
         finish(CONFIG, f"{folder}=2", tmp_path / "a")
     with pytest.raises(DataError, match="no such file or folder"):
         finish(CONFIG, tmp_path / "nothing", tmp_path / "b")
-    mono = dataclasses.replace(CONFIG, signal=SignalConfig(kind="array", patch=(8,), channels=1))
+    three = dataclasses.replace(CONFIG, signal=SignalConfig(kind="array", patch=(8,), channels=3))
     with pytest.raises(DataError, match="none of its 8 files can be read"):
-        finish(mono, folder, tmp_path / "c")
+        finish(three, folder, tmp_path / "c")
     one = tmp_path / "one.npy"
     np.save(one, np.zeros((30, 2), np.float32))
     with pytest.raises(DataError, match="at least 2 signals"):

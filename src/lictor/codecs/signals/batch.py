@@ -81,7 +81,7 @@ class SignalCoder:
     def _settled(self, source: str, target: str) -> Result:
         if self._rules.verb == "decompress":
             data = read_lsig(source)
-            file = Archive.from_bytes(data)
+            file = self._codec.parse(data)
             if file.named:
                 text = self._extracted(source, data, file, Path(target))
                 return Result("skipped" if text is None else "done", text or "")

@@ -279,19 +279,20 @@ class SignalCodec:
         self, data: bytes, *, max_samples: int = MAX_SAMPLES
     ) -> tuple[list[str], list[Signal]]:
         """Restore the signals of a file with their names, which are empty in a file of one."""
-        file = self._open(data, max_samples)
+        file = self.parse(data, max_samples=max_samples)
         grids = self._grids(file)
         symbols = self._read(file, grids)
         return [entry.name for entry in file.entries], self._signals(file, symbols, grids)
 
     def estimate_bytes(self, data: bytes) -> float:
         """Return the size that the tables predict for a whole file made by this codec."""
-        file = self._open(data, 1 << 62)
+        file = self.parse(data, max_samples=1 << 62)
         audit: list[Audit] = []
         self._read(file, self._grids(file), audit)
         return _file_bytes(audit[0].bits, len(data) - _bytes_of_payload(file))
 
-    def _open(self, data: bytes, max_samples: int) -> Archive:
+    def parse(self, data: bytes, *, max_samples: int = MAX_SAMPLES) -> Archive:
+        """Check a file and take it apart, but decode nothing; raises as `decode` does."""
         if not isinstance(data, bytes | bytearray | memoryview):
             raise DataError(f"data must be bytes, not {type(data).__name__}; read the file first")
         file = Archive.from_bytes(bytes(data), max_samples=max_samples)

@@ -7,7 +7,7 @@ from typing import Any
 from lictor.codecs.batch import LIC, LSIG, read_bitstream
 from lictor.codecs.signals.codec import SignalCodec
 from lictor.coding import container
-from lictor.coding.archive import MAX_SAMPLES, Archive, Entry, Outline
+from lictor.coding.archive import MAX_SAMPLES, Entry, Outline
 from lictor.data.signals.formats import FORMATS, read_signal, suffix_of
 from lictor.data.signals.signal import Signal
 from lictor.errors import ConfigError, DataError, LictorError, NotABitstreamError
@@ -29,7 +29,13 @@ def read_for(codec: SignalCodec, source: str, variable: str | None = None) -> Si
             f"{source}: {suffix} files are compressed already, and lictor decompress restores "
             "what they hold"
         )
-    signal = read_signal(path, kind=domain.kind, axes=len(domain.grid), variable=variable)
+    signal = read_signal(
+        path,
+        kind=domain.kind,
+        axes=len(domain.grid),
+        channels=domain.channels,
+        variable=variable,
+    )
     if signal.samples.size > MAX_SAMPLES:
         raise DataError(f"{source}: has more than {MAX_SAMPLES} samples; split it")
     try:
@@ -76,7 +82,7 @@ def plain_suffix(codec: SignalCodec, entry: Entry) -> str:
         "volume": outline.channels == 1,
         "field": outline.channels == 1,
     }
-    from_array = set(form) == {"shape"}
+    from_array = "array_shape" in form
     return PLAIN_SUFFIXES[outline.kind if holds.get(outline.kind) and not from_array else "array"]
 
 
@@ -95,25 +101,26 @@ def restored_name(codec: SignalCodec, entry: Entry) -> str:
     return entry.name[: -len(suffix)] + plain
 
 
-def restored_suffix(codec: SignalCodec, source: str) -> str:
+def restored_suffix(codec: SignalCodec, source: str) -> str | None:
     """Return the end of the file that a compressed file becomes; "" for an archive's folder.
 
-    A file that is damaged is taken for one of the codec's kind: it fails when its turn comes.
+    None for one that is damaged, or another codec's: whoever decodes it says what is wrong.
     """
     try:
-        file = Archive.from_bytes(read_lsig(source))
+        file = codec.parse(read_lsig(source))
         return "" if file.named else plain_suffix(codec, file.entries[0])
     except (LictorError, OSError):
-        return PLAIN_SUFFIXES[codec.domain.kind]
+        return None
 
 
 def restored_beside(codec: SignalCodec, source: str) -> str:
     """Return where the result of a compressed file lies beside it; of an archive, a folder."""
-    suffix = restored_suffix(codec, source)
-    path = Path(source)
+    suffix, path = restored_suffix(codec, source), Path(source)
     name = path.stem if path.suffix.lower() == LSIG else path.name
-    if not suffix and name == path.name:
+    if suffix == "" and name == path.name:
         name += ".signals"  # the folder cannot have the file's name
+    if suffix is None:
+        suffix = PLAIN_SUFFIXES[codec.domain.kind]
     return str(path.parent / (name + suffix))
 
 

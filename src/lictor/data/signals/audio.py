@@ -1,5 +1,6 @@
 """Sounds as signals: one item, a sample for each moment, a channel for each of the sound's."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ _SUBTYPES = {
 # Samples written in one call: the Vorbis encoder's stack overflows on very many.
 _CHUNK = 1 << 16
 _RATE = 16000
+# Of Ogg (RFC 3533, section 6): bytes of the longest page, and the flag of a stream's last one.
+_MOST_PAGE, _LAST_PAGE = 65307, 4
 
 
 def _soundfile() -> Any:
@@ -52,10 +55,26 @@ def read_audio(path: Path, wanted: Wanted) -> Signal:
         if not file.frames:
             raise DataError("holds no sound: it has no samples")
         samples = file.read(dtype=_dtype_of(file.subtype), always_2d=True)
-        if len(samples) < file.frames:
-            raise DataError(f"ends after {len(samples)} of {file.frames} samples: it is cut short")
+        if len(samples) < file.frames or _is_cut_short(path):
+            raise DataError(f"is cut short: it ends after {len(samples)} samples")
         form = {"sample_rate": file.samplerate, "subtype": file.subtype}
     return signal_of(samples[None], "audio", form)
+
+
+def _is_cut_short(path: Path) -> bool:
+    """Tell whether a file ends before it says, which libsndfile passes over in WAV and Ogg."""
+    with path.open("rb") as file:
+        start, length = file.read(12), file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - _MOST_PAGE))
+        end = file.read()
+    if start[:4] == b"RIFF":
+        said = int.from_bytes(start[4:8], "little")
+        # What is written to a pipe says nothing: 0, or about the most that fits.
+        return 0 < said < 0x7FFF0000 and length < said
+    if start[:4] == b"OggS":
+        page = end.rfind(b"OggS")
+        return page < 0 or not end[page + 5 : page + 6] or not end[page + 5] & _LAST_PAGE
+    return False
 
 
 def write_audio(path: Path, signal: Signal) -> None:

@@ -162,18 +162,17 @@ class AllPatches:
     def _block(
         self, patching: Patching, values: np.ndarray, mask: np.ndarray | None, chosen: np.ndarray
     ) -> Block:
-        cut = [patching.cut(values, int(i), int(i) + 1) for i in chosen]
-        raw = normalised(np.concatenate(cut), self.folder.kind, self.low, self.high)
+        raw = normalised(patching.take(values, chosen), self.folder.kind, self.low, self.high)
         raw = raw.reshape(len(chosen), -1, raw.shape[-1])
         grid = values.shape[:-1]
         if mask is None and all(n % s == 0 for n, s in zip(grid, self.size, strict=True)):
             return raw, None
-        whole = np.ones(grid, bool) if mask is None else mask
-        there = np.concatenate([patching.cut_mask(whole, int(i), int(i) + 1) for i in chosen])
+        whole = np.broadcast_to(np.True_, grid) if mask is None else mask
+        there = patching.take_mask(whole, chosen)
         return np.where(np.isnan(raw), 0, raw), there.reshape(len(chosen), -1)
 
 
-def _joined(blocks: list[Block]) -> Block:
+def _joined(blocks: list[tuple[np.ndarray, np.ndarray | None]]) -> Block:
     values = np.concatenate([block for block, _ in blocks])
     if all(mask is None for _, mask in blocks):
         return values, None

@@ -9,12 +9,12 @@ import numpy as np
 from lictor.config import nearest
 from lictor.data.signals.quiet import needed
 from lictor.data.signals.signal import Signal, Wanted, filled, signal_of
-from lictor.errors import ConfigError, DataError
+from lictor.errors import DataError
 
 # Names of axes whose coordinates do not say what they are.
 _ROWS = ("latitude", "lat", "nav_lat", "grid_latitude", "rlat", "y", "j")
 _COLUMNS = ("longitude", "lon", "nav_lon", "grid_longitude", "rlon", "x", "i")
-_UNITS = {"north": "latitude", "east": "longitude"}
+_UNITS = {"north": "latitude", "n": "latitude", "east": "longitude", "e": "longitude"}
 _PACKED = ("scale_factor", "add_offset", "_Unsigned")
 _SHOWN = 12
 
@@ -23,8 +23,8 @@ def read_field(path: Path, wanted: Wanted) -> Signal:
     """Read fields of one variable of a NetCDF file or a Zarr folder.
 
     Packed integers become the floats they stand for; others stay, without a value where they are
-    the fill value. Times stay numbers with their units. Raises `ConfigError` on several variables
-    when none is named, `DataError` on variables without latitudes and longitudes.
+    the fill value. Times stay numbers with their units. Raises `DataError` on several variables
+    when none is named, and on variables without latitudes and longitudes.
     """
     with _opened(path, decoded=True) as dataset:
         chosen = _choose([dataset], wanted.variable)
@@ -39,11 +39,7 @@ def read_field(path: Path, wanted: Wanted) -> Signal:
 
 def _opened(path: Path, *, decoded: bool) -> Any:
     xarray = needed("xarray", "fields")
-    settings: dict[str, Any] = {
-        "decode_times": False,
-        "mask_and_scale": decoded,
-        "decode_coords": True,
-    }
+    settings: dict[str, Any] = {"decode_times": False, "mask_and_scale": decoded}
     if path.suffix.lower() == ".zarr":
         needed("zarr", "fields")
         return xarray.open_zarr(path, chunks=None, **settings)
@@ -66,8 +62,14 @@ def read_grib(path: Path, wanted: Wanted) -> Signal:
     needed("xarray", "fields")
     cfgrib = needed("cfgrib", "fields")
     # No index beside the file; what is damaged is an error, not left out.
-    settings = {"indexpath": "", "errors": "raise"}
-    found = cfgrib.open_datasets(str(path), backend_kwargs=settings, decode_times=False)
+    settings: dict[str, Any] = {
+        "backend_kwargs": {"indexpath": "", "errors": "raise"},
+        "decode_times": False,
+    }
+    try:
+        found = [cfgrib.open_dataset(str(path), **settings)]
+    except cfgrib.DatasetBuildError:  # of several levels or times: twice the time
+        found = cfgrib.open_datasets(str(path), **settings)
     if not any(len(dataset.data_vars) for dataset in found):
         raise DataError("holds no GRIB message")
     names = [str(name) for dataset in found for name in dataset.data_vars]
@@ -88,7 +90,12 @@ def _choose(datasets: Sequence[Any], variable: str | None) -> tuple[Any, Any]:
 
     With it comes its dataset.
     """
-    every = {str(name): dataset for dataset in datasets for name in dataset.data_vars}
+    every = {
+        str(name): dataset
+        for dataset in datasets
+        for name in dataset.data_vars
+        if name not in _bounds(dataset)
+    }
     found = [name for name, dataset in every.items() if _rows_and_columns(dataset[name])]
     if variable is None:
         if not found:
@@ -97,16 +104,24 @@ def _choose(datasets: Sequence[Any], variable: str | None) -> tuple[Any, Any]:
             )
             raise DataError(f"has no variable with latitudes and longitudes ({shapes or 'none'})")
         if len(found) > 1:
-            raise ConfigError(
-                f"has {len(found)} variables ({_listed(found)}): choose one with --variable"
+            raise DataError(
+                f"has {len(found)} variables ({_listed(found)}): "
+                "choose one with --variable, or signal.variable in a recipe"
             )
         variable = found[0]
     if variable not in every:
-        raise ConfigError(f"has no variable {variable!r}; {nearest(variable, found)}")
+        raise DataError(f"has no variable {variable!r}; {nearest(variable, found)}")
     if variable not in found:
         shape = _shape(every[variable][variable])
         raise DataError(f"{variable!r} has no latitudes and longitudes, only {shape}")
     return every[variable], every[variable][variable]
+
+
+def _bounds(dataset: Any) -> set[str]:
+    """Return the names of variables that only say where the cells of others end."""
+    return {
+        str(v.attrs.get("bounds", v.encoding.get("bounds"))) for v in dataset.variables.values()
+    }
 
 
 def _listed(words: Iterable[str]) -> str:
@@ -277,8 +292,9 @@ def _with_gaps(signal: Signal, fill: Any) -> np.ndarray:
     samples = signal.samples
     if samples.dtype.kind == "f":
         return filled(signal)  # xarray puts the fill value in
-    least = fill == np.iinfo(samples.dtype).min
-    there = np.where(samples == fill, samples + (1 if least else -1), samples)
+    fill = int(fill)
+    near = fill + 1 if fill == np.iinfo(samples.dtype).min else fill - 1
+    there = np.where(samples == fill, samples.dtype.type(near), samples)
     if signal.mask is None:
-        return there.astype(samples.dtype)
-    return np.where(signal.mask[..., None], there, fill).astype(samples.dtype)
+        return there
+    return np.where(signal.mask[..., None], there, samples.dtype.type(fill))

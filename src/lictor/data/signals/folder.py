@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lictor.data.signals.formats import FORMATS, read_signal, suffix_of
+from lictor.data.signals.formats import FORMATS, named, read_signal, suffix_of
+from lictor.data.signals.items import in_colour
 from lictor.data.signals.signal import Signal
 from lictor.errors import DataError
 
@@ -29,6 +30,7 @@ class SignalFolder:
         kind: of the signals.
         identity: tells collections apart.
         bad: reasons why files were left out.
+        files: number of the file that each item is of; () if each is of its own.
     """
 
     names: tuple[str, ...]
@@ -36,6 +38,7 @@ class SignalFolder:
     kind: str = "array"
     identity: str = ""
     bad: tuple[str, ...] = ()
+    files: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -47,16 +50,27 @@ class SignalFolder:
     def split(self, share: float) -> tuple["SignalFolder", "SignalFolder"]:
         """Split off a share of the items, at least one, chosen by their names.
 
-        Raises `DataError` when there is only one item.
+        Whole files are split off where the share is that of a file or more: items of one file,
+        such as hours of a month, are much alike. Raises `DataError` when there is only one item.
         """
         if len(self) < 2:
             raise DataError(
                 "training needs at least 2 signals, one of them held out; give another file, or "
                 "signal.item_shape where a file holds several"
             )
-        order = sorted(range(len(self)), key=lambda i: _hash(self.names[i]))
-        count = min(max(1, round(share * len(self))), len(self) - 1)
-        return self._subset(sorted(order[count:])), self._subset(sorted(order[:count]))
+        files = self.files or tuple(range(len(self)))
+        first: dict[int, str] = {}  # name of each file's first item
+        for name, file in zip(self.names, files, strict=True):
+            first.setdefault(file, name)
+        by_file = len(first) > 1 and share * len(first) >= 1
+        groups = files if by_file else tuple(range(len(self)))
+        names = first if by_file else dict(enumerate(self.names))
+        order = sorted(names, key=lambda group: _hash(names[group]))
+        held_out = set(order[: min(max(1, round(share * len(order))), len(order) - 1)])
+        return (
+            self._subset([i for i, group in enumerate(groups) if group not in held_out]),
+            self._subset([i for i, group in enumerate(groups) if group in held_out]),
+        )
 
     def _subset(self, numbers: Sequence[int]) -> "SignalFolder":
         return SignalFolder(
@@ -64,6 +78,7 @@ class SignalFolder:
             tuple(self.items[i] for i in numbers),
             self.kind,
             self.identity,
+            files=tuple(self.files[i] for i in numbers) if self.files else (),
         )
 
 
@@ -77,7 +92,7 @@ def list_signals(place: Path | str, kind: str) -> list[Path]:
     Raises `DataError` when there is no such place, or nothing of the kind.
     """
     place = Path(place)
-    if place.is_file():
+    if place.is_file() or (place.is_dir() and suffix_of(place) in FORMATS):
         return [place]
     if not place.is_dir():
         raise DataError(f"{place}: no such file or folder")
@@ -118,15 +133,22 @@ def open_signals(
     Raises `DataError` when nothing can be read, or there is more than `most_bytes`.
     """
     paths = [(Path(place), path) for place in places for path in list_signals(place, kind)]
-    names, items, bad, stamp, used = list[str](), list[Item](), list[str](), [], 0
+    names, items, files, bad = list[str](), list[Item](), list[int](), list[str]()
+    stamp, used = [], 0
     for number, (place, path) in enumerate(paths):
         on_progress(number, len(paths))
         try:
-            signal = read_signal(path, kind=kind, axes=axes, channels=channels, variable=variable)
-            found = _items_of(signal, axes, channels, item_shape)
+            signal = read_signal(
+                path,
+                kind=kind,
+                axes=axes,
+                channels=channels,
+                variable=variable,
+                item_shape=item_shape,
+            )
+            found = _items_of(signal, axes, channels)
         except DataError as error:
-            named = str(path) in str(error)
-            bad.append(str(error) if named else f"{path}: {error}")
+            bad.append(named(path, str(error)))
             continue
         used += sum(x.nbytes + (0 if m is None else m.nbytes) for x, m in found)
         if used > most_bytes:
@@ -137,6 +159,7 @@ def open_signals(
         name = path.name if path == place else path.relative_to(place).as_posix()
         names += [name] if len(found) == 1 else [f"{name}#{i}" for i in range(len(found))]
         items += found
+        files += [number] * len(found)
         stamp.append([name, *signal.samples.shape])
     on_progress(len(paths), len(paths))
     for reason in bad:
@@ -146,24 +169,15 @@ def open_signals(
     if bad:
         _log.warning("skipped %d unreadable files", len(bad))
     identity = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:16]
-    return SignalFolder(tuple(names), tuple(items), kind, identity, tuple(bad))
+    return SignalFolder(tuple(names), tuple(items), kind, identity, tuple(bad), tuple(files))
 
 
-def _items_of(signal: Signal, axes: int, channels: int, item_shape: tuple[int, ...]) -> list[Item]:
+def _items_of(signal: Signal, axes: int, channels: int) -> list[Item]:
     samples, mask = signal.samples, signal.mask
     if samples.shape[-1] == 1 and channels == 3 and signal.kind == "image":
-        samples = np.repeat(samples, 3, -1)
+        samples = in_colour(samples)
     if samples.shape[-1] != channels:
         raise DataError(f"has {samples.shape[-1]} channels, signal.channels says {channels}")
-    if item_shape:
-        per_item = int(np.prod(item_shape))
-        if samples[..., 0].size % per_item:
-            raise DataError(
-                f"{samples[..., 0].size} samples are no whole number of items of {item_shape} "
-                "(signal.item_shape)"
-            )
-        samples = samples.reshape(-1, *item_shape, channels)
-        mask = None if mask is None else mask.reshape(-1, *item_shape)
     if samples.ndim - 2 != axes:
         raise DataError(f"has {samples.ndim - 2} axes, signal.patch has {axes}")
     return [(item, None if mask is None else mask[i]) for i, item in enumerate(samples)]

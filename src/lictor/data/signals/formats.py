@@ -9,6 +9,7 @@ from lictor.data.signals.array import read_array, write_array
 from lictor.data.signals.audio import read_audio, write_audio
 from lictor.data.signals.field import read_field, read_grib, write_field
 from lictor.data.signals.image import read_image, write_image
+from lictor.data.signals.items import as_stored, in_items
 from lictor.data.signals.pp import read_pp
 from lictor.data.signals.quiet import quiet
 from lictor.data.signals.signal import Signal, Wanted
@@ -88,6 +89,7 @@ def read_signal(
     axes: int | None = None,
     channels: int | None = None,
     variable: str | None = None,
+    item_shape: tuple[int, ...] = (),
 ) -> Signal:
     """Read a signal from a file.
 
@@ -97,9 +99,11 @@ def read_signal(
         axes: of an item, for formats that do not say.
         channels: of a sample, likewise.
         variable: which variable of several.
+        item_shape: the file holds items of this shape one after the other, as in the memory of its
+            array; () for the items that it has by itself.
 
     Raises `DataError` when it cannot be read or is of another kind, and `ConfigError` when that
-    needs a package which is not installed, or the variable has to be chosen otherwise.
+    needs a package which is not installed, or a variable is named where there are none.
     """
     path = Path(path)
     line = _format(path)
@@ -111,8 +115,10 @@ def read_signal(
     try:
         with quiet():
             signal = line.read(path, Wanted(axes, channels, variable))
+        if item_shape:
+            signal = in_items(signal, item_shape)
     except (DataError, ConfigError) as error:
-        raise type(error)(_named(path, str(error))) from error
+        raise type(error)(named(path, str(error))) from error
     except Exception as error:  # readers of other people's formats raise anything
         raise DataError(
             f"{path}: cannot be read as {suffix_of(path)} ({_reason(path, error)}); "
@@ -135,7 +141,8 @@ def _check_place(path: Path) -> None:
         raise DataError(f"{path}: empty file")
 
 
-def _named(path: Path, message: str) -> str:
+def named(path: Path, message: str) -> str:
+    """Return a message that names the file, whether or not it did."""
     return message if str(path) in message else f"{path}: {message}"
 
 
@@ -163,9 +170,9 @@ def write_signal(path: Path | str, signal: Signal) -> None:
     with whole_path(path) as temporary:
         try:
             with quiet():
-                line.write(temporary, signal)
+                line.write(temporary, as_stored(signal))
         except (DataError, ConfigError) as error:
-            raise type(error)(_named(path, str(error))) from error
+            raise type(error)(named(path, str(error))) from error
         except OSError:
             raise
         except Exception as error:

@@ -29,5 +29,8 @@ def write_image(path: Path, signal: Signal) -> None:
             f"of {samples.dtype}; write .npy"
         )
     pixels = samples[0, :, :, 0] if signal.channels == 1 else samples[0]
-    options = {"lossless": True} if path.suffix.lower() == ".webp" else {}
-    Image.fromarray(np.ascontiguousarray(pixels)).save(path, **options)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if path.suffix.lower() == ".webp":
+        image.save(path, lossless=True)
+    else:
+        image.save(path)

@@ -12,7 +12,7 @@ import numpy as np
 
 from lictor.config import nearest
 from lictor.data.signals.signal import Signal, Wanted, signal_of
-from lictor.errors import ConfigError, DataError
+from lictor.errors import DataError
 
 _HEADER_BYTES = 256  # and 45 of its words are integers, 19 are floats
 _ROWS, _COLUMNS, _EXTRA, _PACKING, _TYPE, _STASH = 17, 18, 19, 20, 38, 41
@@ -32,8 +32,8 @@ class _Field:
 def read_pp(path: Path, wanted: Wanted) -> Signal:
     """Read the fields of one variable, named by its STASH code, which must lie on one grid.
 
-    Raises `ConfigError` on several variables when none is named, `DataError` on packed fields, on
-    several grids, and on a file that is cut short or none of PP.
+    Raises `DataError` on several variables when none is named, on packed fields, on several grids,
+    and on a file that is cut short or none of PP.
     """
     data, at, fields = path.read_bytes(), 0, list[_Field]()
     while at < len(data):
@@ -43,10 +43,11 @@ def read_pp(path: Path, wanted: Wanted) -> Signal:
     names = list(dict.fromkeys(field.name for field in fields))
     variable = wanted.variable or names[0]
     if variable not in names:
-        raise ConfigError(f"has no variable {variable!r}; {nearest(variable, names)}")
+        raise DataError(f"has no variable {variable!r}; {nearest(variable, names)}")
     if wanted.variable is None and len(names) > 1:
-        raise ConfigError(
-            f"has {len(names)} variables ({', '.join(names)}): choose one with --variable"
+        raise DataError(
+            f"has {len(names)} variables ({', '.join(names)}): "
+            "choose one with --variable, or signal.variable in a recipe"
         )
     fields = [field for field in fields if field.name == variable]
     grids = {(field.values.shape, field.grid) for field in fields}

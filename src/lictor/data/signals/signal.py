@@ -93,9 +93,9 @@ def signal_of(samples: np.ndarray, kind: str, form: Mapping[str, Any]) -> Signal
         samples = samples.astype(samples.dtype.newbyteorder("="))
     mask = None
     if samples.dtype.kind == "f":
-        missing = np.isnan(samples).any(-1)
-        if missing.any():
-            mask = ~missing
+        there = np.asarray(~np.isnan(samples).any(-1))
+        if not there.all():
+            mask = there
             samples = _filled(samples, mask)
     return Signal(samples, mask, kind, form)
 
