@@ -15,6 +15,8 @@ from tyro.conf import Positional, arg
 from lictor.cli.batch import EngineName, check_places, engine_of
 from lictor.cli.codec_file import Device
 from lictor.cli.coding import Address, Jobs
+from lictor.cli.evaluate_signals import evaluate_signals
+from lictor.cli.failures import report_failures
 from lictor.cli.messages import complain
 from lictor.errors import ConfigError, LictorError
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 Codecs = Annotated[tuple[str, ...], arg(name="codecs", metavar="CODEC...", help_behavior_hint="")]
 OutFolder = Annotated[str | None, arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")]
-_SHOWN_ERRORS = 10
 _RESULTS = (".json", ".jsonl")
 
 
@@ -44,8 +45,13 @@ def evaluate(
     device: Device = "cpu",
     engine: EngineName = "local",
     address: Address = None,
+    variable: str | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> int:
     """Measure codecs on a folder of pictures: real file sizes, decoded 8-bit pictures, times.
+
+    Codecs of signals are measured on sounds, volumes, fields or arrays: .lcodec files of that kind
+    (speech.lcodec:-4,0,4), mp3, opus, flac, jpeg2000, jpegxl, sz3, zfp, x265.
 
     A codec is `default` (the one that ships), a .lcodec file (several with commas between make one
     curve), jpeg, jpeg-444, jpeg2000, webp, avif, jpegxl, or the .toml of a command codec; with
@@ -66,15 +72,29 @@ def evaluate(
         device: Where the transforms of learned codecs run: auto, cpu, cuda, cuda:1, mps, xpu.
         engine: Who measures: local, or ray (needs the extra ray).
         address: Where a Ray runs, HOST:PORT or auto; one is started here if not given.
+        variable: Which variable of files of fields that hold several.
+        value_range: Range that errors of fields, volumes and arrays are shares of; that of the
+            first codec's training data if not given, else each file's own.
     """
     from lictor.data.places import is_url
     from lictor.evaluation.contenders import parse_contenders
+    from lictor.evaluation.signals.contenders import kind_of
 
     if out is None and (keep or speed):
         raise ConfigError("--keep and --speed need a place for what they make: add -o FOLDER")
     for name, value, least in (("jobs", jobs, 1), ("limit", limit, 1), ("keep", keep, 0)):
         if value is not None and value < least:
             raise ConfigError(f"--{name} must be at least {least}, not {value}")
+    kind = kind_of(codecs, folder)
+    if kind is not None:
+        if lpips or speed or engine != "local" or address is not None or device != "cpu":
+            raise ConfigError("--lpips, --speed, --engine and --device are for codecs of pictures")
+        return evaluate_signals(
+            folder, codecs, kind, out=out, limit=limit, dataset=dataset or _title(folder),
+            keep=keep, variable=variable, value_range=value_range,
+        )  # fmt: skip
+    if variable is not None or value_range is not None:
+        raise ConfigError("--variable and --value-range are for codecs of signals")
     if keep and engine == "ray":
         raise ConfigError("--keep writes pictures on the machine that decodes them: not with ray")
     places = [folder if is_url(folder) else str(Path(folder))]
@@ -137,7 +157,7 @@ def _evaluate(
     if shown is not None and curves:
         files = ", ".join(joined(shown, f"{curve.name}.json") for curve in curves)
         stderr.print(f"results in {files}", soft_wrap=True)
-    return _report_failures(outcomes, curves, failed)
+    return report_failures(outcomes, curves, failed)
 
 
 @contextmanager
@@ -267,29 +287,3 @@ def _point_figures(curve: "Curve") -> list[dict[str, str]]:
         }
         for i, setting in enumerate(curve.settings)
     ]
-
-
-def _report_failures(
-    outcomes: "Sequence[Outcome]", curves: "Sequence[Curve]", failed_already: int
-) -> int:
-    """Say what failed, after the table; return the exit code."""
-    from lictor.evaluation.rd import check_estimate
-
-    errors = []
-    for outcome in outcomes:
-        if outcome.row is None:
-            label = f"{outcome.task.contender} {outcome.task.setting.label}"
-            errors.append(f"{label}: {outcome.error}")
-    for row in (row for curve in curves for row in curve.rows):
-        try:
-            check_estimate(row)
-        except LictorError as error:
-            errors.append(str(error))
-    for error in errors[:_SHOWN_ERRORS]:
-        complain(error)
-    if len(errors) > _SHOWN_ERRORS:
-        complain(f"and {len(errors) - _SHOWN_ERRORS} more like these")
-    failed = sum(outcome.row is None for outcome in outcomes)
-    if failed:
-        complain(f"{failed} of {len(outcomes)} measurements failed; settings with one are left out")
-    return 1 if errors or failed_already else 0

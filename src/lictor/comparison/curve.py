@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from lictor.comparison.unit import BITS_PER_PIXEL, Unit, unit_from_json
 from lictor.errors import DataError
 from lictor.files import json_ready
 from lictor.metrics import ms_ssim_db, psnr_of_mse
@@ -48,6 +49,8 @@ METRICS = {
     "ms-ssim-db": Metric("ms-ssim-db", "MS-SSIM dB"),
     "lpips": Metric("lpips", "LPIPS", digits=4, higher_is_better=False),
 }
+# Further columns of signals: mean of the rows' column, left out where no row has it.
+BESIDE = {"baseline-psnr": "baseline_psnr", "psnr-lat": "psnr_lat"}
 # CompressAI writes the colour space behind the metric since 1.2.
 _ALIASES = {
     "psnr-rgb": "psnr",
@@ -66,6 +69,12 @@ class ImageResult:
     for what does not exist: MS-SSIM under 161 pixels, LPIPS unless asked for, the estimated rate of
     a codec that does not estimate. `sha256` is of the original's shape and pixels. `jobs` says how
     many pictures were measured beside each other, which makes times longer; 0 if nobody knows.
+
+    A row may also be of an item of another signal: a sound, a volume, a field. Then `width` is its
+    last axis and `height` the product of the others, `bpp` is bits per sample of its grid, `mse` is
+    as if its range were 0 to 255, and `mse_y`, `psnr_y` and `ms_ssim` do not exist. `baseline_psnr`
+    is what silence or the mean value would have, `psnr_lat` weights a field by the cosine of the
+    latitude.
     """
 
     setting: str
@@ -85,6 +94,8 @@ class ImageResult:
     lpips: float = math.nan
     estimated_bpp: float = math.nan
     jobs: int = 0
+    baseline_psnr: float = math.nan
+    psnr_lat: float = math.nan
 
     def quality(self, metric: str) -> float:
         """Return the value of a metric of `METRICS`."""
@@ -99,7 +110,8 @@ class Curve:
 
     `columns` has one number a point for each name: `bpp`, metrics of `METRICS`, `psnr-of-mean-mse`,
     `encoding_time` and `decoding_time` in seconds; NaN where a number does not exist. `settings`
-    names the points. `rows` are the pictures behind the points, none for a published curve.
+    names the points; of signals there may be more columns, see `BESIDE`. `unit` is what people call
+    the rate. `rows` are the pictures behind the points, none for a published curve.
     `aggregation` is a key of `AGGREGATIONS`, or empty when the source does not say; it is then
     taken for the usual mean of PSNRs. `counts_header` says whether the rate is of whole files, None
     if nobody knows.
@@ -116,6 +128,7 @@ class Curve:
     codec: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
+    unit: Unit = BITS_PER_PIXEL
 
     @property
     def bpp(self) -> Float[np.ndarray, " points"]:
@@ -193,8 +206,10 @@ def curve_from_rows(name: str, rows: Sequence[ImageResult], **about: Any) -> Cur
     columns = {"bpp": column("bpp"), **{key: metric(key) for key in METRICS}}
     columns["psnr-of-mean-mse"] = np.array([_psnr_of_mean(group, "mse") for _, group in points])
     columns["encoding_time"], columns["decoding_time"] = column("encode_s"), column("decode_s")
-    if np.isnan(columns["lpips"]).all():
-        del columns["lpips"]
+    columns |= {key: column(name) for key, name in BESIDE.items()}
+    for key in ("lpips", "psnr-y", *BESIDE):
+        if np.isnan(columns[key]).all():
+            del columns[key]
     ordered = [row for _, group in points for row in group]
     settings = tuple(setting for setting, _ in points)
     about = {"counts_header": True, "aggregation": MEAN_PSNR, **about}
@@ -212,6 +227,7 @@ def curve_to_json(curve: Curve) -> dict[str, Any]:
         "dataset": curve.dataset,
         "aggregation": curve.aggregation,
         "counts_header": curve.counts_header,
+        **({} if curve.unit == BITS_PER_PIXEL else {"unit": asdict(curve.unit)}),
         "codec": dict(curve.codec),
         "provenance": dict(curve.provenance),
         "errors": list(curve.errors),
@@ -303,6 +319,7 @@ def curve_from_json(content: object) -> Curve:
         codec=_mapping(content.get("codec") or {}, "'codec'"),
         provenance=_mapping(content.get("provenance") or {}, "'provenance'"),
         errors=tuple(map(str, _list(content.get("errors", []), "errors"))),
+        unit=unit_from_json(content.get("unit")),
     )
 
 
@@ -381,7 +398,8 @@ def row_from_json(content: object, what: str) -> ImageResult:
             raise DataError(f"{what}.{column.name} must not be {value!r}")
         values[column.name] = value
     for name, least in (("width", 1), ("height", 1), ("bytes", 1), ("mse", 0), ("mse_y", 0)):
-        if not values[name] >= least:
+        missing = name == "mse_y" and math.isnan(values[name])  # signals have no luma
+        if not values[name] >= least and not missing:
             raise DataError(f"{what}.{name} must be at least {least}, not {values[name]}")
     for psnr_name, mse_name in (("psnr", "mse"), ("psnr_y", "mse_y")):
         if values[mse_name] == 0:

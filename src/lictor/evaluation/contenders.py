@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from lictor.codecs.batch import codec_from_bytes
 from lictor.codecs.learned import Codec
-from lictor.codecs.protocol import ImageCodec
 from lictor.errors import ConfigError
 from lictor.evaluation.external import CommandCodec, load_command_config
 from lictor.evaluation.peers import PEERS
@@ -23,34 +22,37 @@ from lictor.evaluation.pictures import ORIGINAL, safe_name
 from lictor.runtime import choose_device
 
 DEFAULT = "default"
-_SPEC = re.compile(
+SPEC = re.compile(
     r"^((?P<name>[\w.+-]+)=)?(?P<what>.+?)(:(?P<qualities>-?[\d.]+(,-?[\d.]+)*))?$", re.DOTALL
 )
 
+
+# What is measured: an `ImageCodec`, or a `SignalCoder`.
+CodecT = TypeVar("CodecT", covariant=True)
 
 # Codec files, by name, that were sent to this process to be read in place of those on its disk.
 SENT: dict[str, bytes] = {}
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setting(Generic[CodecT]):
     """One point of a curve: its label, how to make its codec (picklable), what that codec is.
 
     `file` is a codec file that `make` reads: whoever makes the codec elsewhere has it in `SENT`.
     """
 
     label: str
-    make: Callable[[], ImageCodec]
+    make: Callable[[], CodecT]
     config: Mapping[str, Any]
     file: str | None = None
 
 
 @dataclass(frozen=True)
-class Contender:
+class Contender(Generic[CodecT]):
     """A codec with the settings that make its curve; `name` is also the results file's."""
 
     name: str
-    settings: tuple[Setting, ...]
+    settings: tuple[Setting[CodecT], ...]
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -73,7 +75,7 @@ def parse_contender(spec: str, *, device: str = "cpu") -> Contender:
     one or more `.lcodec` files with commas between (a curve of one model at several rates), or the
     `.toml` of a command codec.
     """
-    match = _SPEC.match(spec)
+    match = SPEC.match(spec)
     if match is None:
         raise ConfigError("an empty text names no codec")
     name, what, qualities = match["name"] or "", match["what"], None

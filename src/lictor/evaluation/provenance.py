@@ -10,7 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("lictor", "torch", "numpy", "numba", "pillow", "scipy", "imagecodecs", "lpips")
+PACKAGES = (
+    *("lictor", "torch", "numpy", "numba", "pillow", "scipy", "imagecodecs", "lpips"),
+    *("soundfile", "nibabel", "xarray"),
+)
 
 
 def cpu_name() -> str:

@@ -53,7 +53,7 @@ class Task:
     """
 
     contender: str
-    setting: Setting
+    setting: Setting[Any]
     picture: Picture
     jobs: int = 1
     lpips: bool = False
@@ -165,13 +165,14 @@ def finish(
     dataset: str = "",
     provenance: Mapping[str, Any] | None = None,
     errors: Sequence[str] = (),
+    amend: Callable[[Curve], Curve] = lambda curve: curve,
 ) -> list[Curve]:
     """Average outcomes into a curve for each codec, write their files, and return the curves.
 
     A setting at which a picture failed is left out of its curve and named in the curve's errors,
     after `errors`; a codec without any whole setting has no curve. Rows of an earlier evaluation
     that this one did not ask for stay beside the file, for another. Raises `DataError`, after it
-    has written what it can, when a file cannot be written.
+    has written what it can, when a file cannot be written. `amend` may add to a curve before that.
     """
     curves, unwritten = [], []
     for contender in contenders:
@@ -191,6 +192,7 @@ def finish(
             provenance={**(provenance or {}), "jobs": _jobs(rows)},
             errors=(*errors, *(f"{label} left out: {o.error}" for label, o in failed.items())),
         )
+        curve = amend(curve)
         curves.append(curve)
         if out is not None:
             try:
@@ -250,7 +252,7 @@ def _codec_of(task: Task) -> ImageCodec:
     key = (task.contender, task.setting.label, config_hash(task.setting))
     if _current is None or _current[0] != key:
         _current = None  # free the old one first
-        codec = task.setting.make()
+        codec: ImageCodec = task.setting.make()
         if isinstance(codec, WarmUp):
             codec.warm_up()
         _current = (key, codec)

@@ -16,6 +16,7 @@ import numpy as np
 
 from lictor.comparison.curve import AGGREGATIONS, MEAN_MSE, MEAN_PSNR, METRICS, Curve
 from lictor.comparison.findings import MEAN_MS_SSIM, known_aggregations, values
+from lictor.comparison.unit import shared_unit
 from lictor.errors import DataError
 from lictor.files import atomic_file
 from lictor.reporting.chart_file import CHART_FORMATS, NO_DATE
@@ -130,6 +131,7 @@ def points(curve: Curve, view: View) -> list[tuple[str, float, float]]:
 def rd_figure(curves: Sequence[Curve], view: View) -> dict[str, Any]:
     """Return the rate-distortion chart of all curves that have the view."""
     metric, data = METRICS[view.metric], []
+    unit = shared_unit(curve.unit for curve in curves)
     for index, (curve, style) in enumerate(zip(curves, styles(curves), strict=True)):
         if not view.known(curve):
             continue
@@ -143,15 +145,15 @@ def rd_figure(curves: Sequence[Curve], view: View) -> dict[str, Any]:
                     "width": style.width,
                     "dash": "dash" if style.published else "solid",
                 },
-                "x": [round(b, 6) for _, b, _ in drawn],
+                "x": [round(b * unit.per_bpp, 6) for _, b, _ in drawn],
                 "y": [round(q, 6) for _, _, q in drawn],
                 "customdata": [escape(s) for s, _, _ in drawn],
                 "hovertemplate": "<b>%{fullData.name}</b>  %{customdata}<br>"
-                f"%{{x:.4f}} bpp<br>{metric.label} %{{y:.{metric.digits}f}}<extra></extra>",
+                f"%{{x:.4f}} {unit.name}<br>{metric.label} %{{y:.{metric.digits}f}}<extra></extra>",
             }
         )
     layout = {
-        "xaxis": {"title": {"text": "Rate in bits per pixel"}, "rangemode": "tozero"},
+        "xaxis": {"title": {"text": f"Rate in {unit.words}"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": escape(view.label)}},
     }
     if not metric.higher_is_better:
@@ -319,6 +321,7 @@ def _paper_figure(curves: Sequence[Curve], view: View, log_rate: bool) -> Any:
 
     figure = Figure(figsize=(3.5, 2.9), layout="constrained")
     axes = figure.add_subplot()
+    unit = shared_unit(curve.unit for curve in curves)
     lines, names = [], []
     for curve, style in zip(curves, styles(curves), strict=True):
         if not view.known(curve):
@@ -336,7 +339,7 @@ def _paper_figure(curves: Sequence[Curve], view: View, log_rate: bool) -> Any:
             linestyle=(0, (4, 2)) if style.published else "-",
         )
         names.append(curve.name)
-    axes.set_xlabel("Rate (bits per pixel)")
+    axes.set_xlabel(f"Rate ({unit.words})")
     axes.set_ylabel(view.label.replace(" dB", " (dB)"))
     axes.grid(visible=True)
     if log_rate:

@@ -18,6 +18,7 @@ from lictor.comparison.bd import Comparison, compare
 from lictor.comparison.curve import AGGREGATIONS, MEAN_MSE, MEAN_PSNR, METRICS, Curve, ImageResult
 from lictor.comparison.findings import MEAN_MS_SSIM
 from lictor.comparison.point import PointComparison, compare_point, is_point
+from lictor.comparison.unit import shared_unit
 from lictor.errors import DataError
 from lictor.reporting.charts import (
     View,
@@ -32,6 +33,7 @@ from lictor.reporting.gallery import Gallery, gallery
 from lictor.reporting.markup import Html, join, script_json, tag
 from lictor.reporting.page_tables import Comparisons, bd_section, time_section
 from lictor.reporting.sections import legend, origin_section, rows_section, warnings
+from lictor.reporting.signals.section import signals_section
 from lictor.reporting.sources import Source
 
 _ROW = ("width", "height", "bytes", "bpp", "psnr", "psnr_y", "ms_ssim", "lpips")
@@ -86,6 +88,7 @@ def build_report(
             curves, found, comparisons, compare_points(curves, found), (found[0], anchor)
         ),
         viewer=_viewer(pictures, options.pictures),
+        signals=signals_section(sources, count=options.pictures, limit_bytes=options.picture_bytes),
         time=time_section(curves),
         rows=rows_section(curves),
         origin=origin_section(curves, found),
@@ -168,6 +171,7 @@ def _data(
             for view in found
         ],
         "anchor": anchor,
+        "unit": shared_unit(curve.unit for curve in curves).name,
         "images": images,
         "curves": [
             {
@@ -323,7 +327,7 @@ def _policy(scripts: Sequence[str]) -> Html:
     hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
     return Html(
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
-        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+        "img-src data: blob:; media-src data:; base-uri 'none'; form-action 'none'"
     )
 
 

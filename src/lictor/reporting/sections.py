@@ -89,7 +89,10 @@ def origin_section(curves: Sequence[Curve], views: Sequence[View]) -> Html:
     metrics = list(dict.fromkeys(view.metric for view in views))
     two_ways = [METRICS[m].label.removesuffix(" dB") for m in metrics if METRICS[m].squared_error]
     definitions = [
-        ("Rate", "bits per pixel: 8 × bytes of the whole file / pixels, mean over pictures"),
+        (
+            "Rate",
+            "bits per pixel or sample: 8 × bytes of the whole file / pixels, mean over pictures",
+        ),
         (" and ".join(two_ways), f"either the {', or the '.join(AGGREGATIONS.values())}"),
         ("BD-rate", "PCHIP of log-rate over quality, mean over the common range of quality"),
     ]

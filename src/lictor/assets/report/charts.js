@@ -70,7 +70,7 @@ function showPoints() {
   const columns = [
     ["Codec", "text", (row) => element("span", { class: "named" }, swatchOf(row.curve), name(row)), name],
     ["Setting", "text", (row) => row.setting],
-    ["bpp", "number", (row) => number(row.bpp, 4), (row) => row.bpp],
+    [report.unit, "number", (row) => number(row.bpp, 4), (row) => row.bpp],
     [state.view.label, "number", (row) => number(row.quality, state.view.digits), (row) => row.quality],
   ];
   fill(byId("points"), table(columns, rows, "Points of all curves"));

@@ -1,0 +1,1 @@
+"""Measuring codecs of signals: sounds, volumes, fields, arrays, and pictures among them."""

@@ -1,0 +1,1 @@
+"""What people look at of signals: spectrograms and players, slices, maps."""

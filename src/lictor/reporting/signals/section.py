@@ -1,0 +1,245 @@
+"""Kept items of signals as a section of a page: the original, and what codecs made of it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lictor.comparison.curve import ImageResult
+from lictor.data.signals.signal import Signal
+from lictor.errors import ConfigError, DataError
+from lictor.evaluation.signals.figures import point_figures
+from lictor.evaluation.signals.items import signal_hash
+from lictor.evaluation.signals.kept import load_kept, original_signal_path, signal_path
+from lictor.reporting.gallery import matched_rates, nearest_setting
+from lictor.reporting.markup import Html, join, tag
+from lictor.reporting.signals.drawings import (
+    beside,
+    coloured,
+    picture_uri,
+    planes,
+    sound_uri,
+    spectrogram,
+)
+from lictor.reporting.sources import Source
+
+_RATES = 3  # of each codec: what a reader can take in at once
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A decoded item: whose it is, its row, its samples."""
+
+    curve: str
+    unit: str
+    rate: float
+    row: ImageResult
+    signal: Signal
+
+
+def is_of_signals(source: Source) -> bool:
+    """Tell whether a curve is of signals: pictures have no baseline."""
+    return "baseline-psnr" in source.curve.columns
+
+
+def signals_section(sources: Sequence[Source], *, count: int, limit_bytes: int) -> Html:
+    """Return figures and kept items of curves of signals; nothing where there is no such curve.
+
+    Up to `count` items, of each codec those settings that are nearest to a few rates, together no
+    larger than `limit_bytes` of the page.
+    """
+    ours = [source for source in sources if is_of_signals(source)]
+    if not ours:
+        return Html()
+    parts, notes, used = [], [], 0
+    for name, original, shown in _kept(ours, count, notes):
+        try:
+            part = _item(name, original, shown)
+        except ConfigError as error:
+            notes.append(f"{name} is not shown: {error}")
+            continue
+        if used + len(part) > limit_bytes:
+            notes.append(f"{name} does not fit into {limit_bytes / 1e6:g} MB; raise --picture-mb.")
+            continue
+        used += len(part)
+        parts.append(part)
+    if not parts and count and not notes:
+        notes.append("No decoded signals were kept: lictor evaluate ... --keep 3 keeps the first.")
+    return tag(
+        "section",
+        tag("h2", "Signals", id="h-signals"),
+        _figures(ours),
+        *parts,
+        *(tag("p", note, class_="note") for note in notes),
+        id="signals",
+        aria_labelledby="h-signals",
+    )
+
+
+def _figures(sources: Sequence[Source]) -> Html:
+    tables = []
+    for source in sources:
+        rows = point_figures(source.curve)
+        told = [key for key in rows[0] if any(row[key] != "-" for row in rows)]
+        head = tag("tr", *(tag("th", key, scope="col") for key in told))
+        body = [tag("tr", *(tag("td", row[key]) for key in told)) for row in rows]
+        tables.append(tag("table", tag("thead", head), tag("tbody", *body)))
+    return join(
+        *(
+            tag("div", table, class_="box", tabindex="0", role="region", aria_label="Figures")
+            for table in tables
+        ),
+        tag(
+            "p",
+            "Baseline: PSNR of silence for sounds, of the mean value for all else. SNR: how far "
+            "the codec is above it. cos-lat: PSNR with squared errors weighted by the cosine of "
+            "the latitude.",
+            class_="note",
+        ),
+    )
+
+
+def _kept(
+    sources: Sequence[Source], count: int, notes: list[str]
+) -> Iterator[tuple[str, Signal, list[Shown]]]:
+    """Give items that were kept with their originals, in the order of the rows."""
+    names = dict.fromkeys((r.image, r.sha256) for s in sources for r in s.curve.rows)
+    found = 0
+    for name, sha256 in names:
+        if found == count:
+            return
+        places = [s.file.parent for s in sources if s.file is not None]
+        originals = [p for p in (original_signal_path(f, name) for f in places) if p.exists()]
+        if not originals:
+            continue
+        try:
+            original = load_kept(originals[0])
+            if original.samples.dtype != np.float32 and signal_hash(original) != sha256:
+                raise DataError("the kept original is another signal")
+            shown = [one for s in sources for one in _shown(s, name, sha256)]
+        except DataError as error:
+            notes.append(f"{name} is not shown: {error}")
+            continue
+        if shown:
+            found += 1
+            yield name, original, shown
+
+
+def _shown(source: Source, name: str, sha256: str) -> Iterator[Shown]:
+    if source.file is None:
+        return
+    folder, unit = source.file.parent, source.curve.unit
+    rows = {}
+    for row in source.curve.rows:
+        path = signal_path(folder, source.kept_as, row.setting, name)
+        if (row.image, row.sha256) == (name, sha256) and path.exists():
+            rows[row.setting] = (row, path)
+    if not rows:
+        return
+    rates = {setting: row.bpp for setting, (row, _) in rows.items()}
+    chosen = {nearest_setting(rates, rate) for rate in matched_rates([rates], _RATES)}
+    for setting in sorted(chosen, key=rates.__getitem__):
+        row, path = rows[setting]
+        rate = row.bpp * unit.per_bpp
+        yield Shown(source.curve.name, unit.name, rate, row, load_kept(path))
+
+
+def _item(name: str, original: Signal, shown: Sequence[Shown]) -> Html:
+    draw = _DRAW.get(original.kind, _draw_array)
+    figures = draw(original, [one.signal for one in shown])
+    captions = ["original", *map(_caption, shown)]
+    return join(
+        tag("h3", name),
+        tag(
+            "div",
+            *(
+                tag("figure", figure, tag("figcaption", caption))
+                for figure, caption in zip(figures, captions, strict=True)
+            ),
+            class_="signals",
+        ),
+    )
+
+
+def _caption(one: Shown) -> str:
+    return (
+        f"{one.curve} {one.row.setting}: {one.rate:.4g} {one.unit}, PSNR {one.row.psnr:.2f} dB, "
+        f"{one.row.psnr - one.row.baseline_psnr:.2f} dB above the baseline"
+    )
+
+
+def _image(pixels: np.ndarray, words: str) -> Html:
+    return tag("img", src=picture_uri(pixels), alt=words, loading="lazy")
+
+
+def _draw_sounds(original: Signal, decoded: Sequence[Signal]) -> list[Html]:
+    first, top = spectrogram(original)
+    pictures = [first, *(spectrogram(signal, top)[0] for signal in decoded)]
+    return [
+        join(
+            _image(picture, "Spectrogram"),
+            tag("audio", controls=True, preload="none", src=sound_uri(signal)),
+        )
+        for picture, signal in zip(pictures, (original, *decoded), strict=True)
+    ]
+
+
+def _draw_planes(original: Signal, decoded: Sequence[Signal]) -> list[Html]:
+    low, high = _limits(original)
+
+    def draw(signal: Signal) -> Html:
+        share = (signal.samples[0, ..., 0].astype(np.float64) - low) / (high - low)
+        return _image(beside([coloured(p, "gray") for p in planes(share)]), "Three planes")
+
+    return [draw(signal) for signal in (original, *decoded)]
+
+
+def _draw_maps(original: Signal, decoded: Sequence[Signal]) -> list[Html]:
+    """Draw maps with their errors beside them, all errors on the scale of the largest."""
+    low, high = _limits(original)
+    there = None if original.mask is None else original.mask[0]
+    x = original.samples[0, ..., 0].astype(np.float64)
+    errors = [signal.samples[0, ..., 0] - x for signal in decoded]
+    if there is not None:
+        errors = [np.where(there, error, 0.0) for error in errors]
+    worst = max((float(np.abs(error).max()) for error in errors), default=0.0) or 1.0
+    unit = str(original.form.get("attrs", {}).get("units", ""))
+    figures = [
+        join(
+            _image(coloured((x - low) / (high - low), "viridis", there), "Map"),
+            tag("p", f"{low:.4g} to {high:.4g} {unit}", class_="note"),
+        )
+    ]
+    for error in errors:
+        pair = [
+            coloured((x + error - low) / (high - low), "viridis", there),
+            coloured(0.5 + error / (2 * worst), "RdBu_r", there),
+        ]
+        scale = tag("p", f"error: \N{PLUS-MINUS SIGN}{worst:.3g} {unit}", class_="note")
+        figures.append(join(_image(beside(pair), "Map, and error"), scale))
+    return figures
+
+
+def _draw_array(original: Signal, decoded: Sequence[Signal]) -> list[Html]:
+    low, high = _limits(original)
+
+    def draw(signal: Signal) -> Html:
+        values = signal.samples[0].astype(np.float64)
+        flat = values.reshape(-1, values.shape[-1]) if values.ndim < 3 else values[..., 0]
+        flat = flat.reshape(-1, flat.shape[-1])
+        return _image(coloured((flat - low) / (high - low), "viridis"), "Values")
+
+    return [draw(signal) for signal in (original, *decoded)]
+
+
+def _limits(signal: Signal) -> tuple[float, float]:
+    values = signal.samples if signal.mask is None else signal.samples[signal.mask]
+    low, high = (float(v) for v in np.percentile(values, (0.1, 99.9)))
+    return (low, high) if high > low else (low, low + 1)
+
+
+_DRAW: dict[str, Callable[[Signal, Sequence[Signal]], list[Html]]] = {
+    "audio": _draw_sounds,
+    "volume": _draw_planes,
+    "field": _draw_maps,
+}
