@@ -100,7 +100,7 @@ _AUDIO = {
     "mp3": SignalPeer(
         "MP3",
         Mp3,
-        (16, 24, 32, 48, 64, 96),
+        (16, 24, 32, 48, 64),
         "MP3 (LAME), constant rate in kbps",
         partial(soundfile_version, "MP3"),
         8,
