@@ -7,6 +7,9 @@ Adam; bursts alternate, and a figure is the best burst.
 
 - `train`: items a second of outer steps, second order and first order;
 - `encode`: items a second of finding latents;
+- `recipe train`, `recipe encode`: ours as the recipes have it, against the same plain loop (second
+  order in training): a linear part whose projection is the first latent, no inner steps, a quarter
+  of the points in training. Another method, not a faster rendering of the paper's;
 - `decode`: samples a second, and the share of what the machine's matrix products reach;
 - `coin`: seconds to fit one item as COIN does, per 1000 iterations, with as many items at once.
 
@@ -74,10 +77,12 @@ def plain_step(net: PlainSiren, adam: torch.optim.Optimizer, x: Tensor, items: T
     adam.step()
 
 
-def our_step(net: Any, adam: torch.optim.Optimizer, items: Tensor, order: str) -> None:
+def our_step(
+    net: Any, adam: torch.optim.Optimizer, items: Tensor, loop: InnerLoop, points: Tensor | None
+) -> None:
     adam.zero_grad()
-    decode, target = net.at(), Target.of(items)
-    z = fit(decode, target, net.first(items), net.rates(), InnerLoop(INNER, order))
+    decode, target = net.at(points), Target.of(items, points=points)
+    z = fit(decode, target, net.first(items), net.rates(), loop)
     target.distortion(decode(z)).mean().backward()
     adam.step()
 
@@ -138,25 +143,36 @@ def main() -> int:
 
     for order in ("second", "first"):
         ours, theirs = (torch.optim.Adam(m.parameters(), LR) for m in (net, plain))
+        loop = InnerLoop(INNER, order)
         sides: dict[str, Callable[[], None]] = {
-            "lictor": lambda o=order, a=ours: our_step(net, a, items, o),
+            "lictor": lambda a=ours, loop=loop: our_step(net, a, items, loop, None),
             "plain": lambda o=order, a=theirs: plain_step(plain, a, x, items, args.latent, o),
         }
         seconds = alternate(sides, args.rounds, args.burst)
         tell(f"train {order}", seconds, args.batch, "items/s")
 
-    def encode() -> None:
-        with torch.no_grad():
-            fit(
-                net.at(), Target.of(items), net.first(items), net.rates(), InnerLoop(INNER, "first")
-            )
+    @torch.no_grad()
+    def encode(model: Any, loop: InnerLoop) -> None:
+        fit(model.at(), Target.of(items), model.first(items), model.rates(), loop)
 
     def plain_encode() -> None:
         for y in items:
             plain_latent(plain, x, y, args.latent, graph=False)
 
-    seconds = alternate({"lictor": encode, "plain": plain_encode}, args.rounds, args.burst)
-    tell("encode", seconds, args.batch, "items/s")
+    recipe = IMPLICIT["linear-coinpp"](x, 3, **settings)
+    ours, theirs = (torch.optim.Adam(m.parameters(), LR) for m in (recipe, plain))
+    none, some = InnerLoop(0), torch.randperm(len(x))[: max(1, len(x) // 4)].sort().values
+    descent = InnerLoop(INNER, "first")
+    for what, sides in (
+        ("encode", {"lictor": lambda: encode(net, descent), "plain": plain_encode}),
+        ("recipe encode", {"lictor": lambda: encode(recipe, none), "plain": plain_encode}),
+        ("recipe train", {
+            "lictor": lambda: our_step(recipe, ours, items, none, some),
+            "plain": lambda: plain_step(plain, theirs, x, items, args.latent, "second"),
+        }),
+    ):  # fmt: skip
+        tell(what, alternate(sides, args.rounds, args.burst), args.batch, "items/s")
+
     z = torch.randn(args.batch, args.latent) * 0.01
 
     @torch.no_grad()

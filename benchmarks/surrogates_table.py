@@ -14,6 +14,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from lictor.training.recipe import config_from_dict, config_to_dict
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "how-to-choose.md", ROOT / "results" / "surrogates"
 BEGIN, END = "<!-- surrogates:begin -->", "<!-- surrogates:end -->"
@@ -53,7 +55,8 @@ def held_out(runs: dict[int, dict[str, Any]], share: float) -> float:
 
 def budget(run: dict[str, Any]) -> dict[str, Any]:
     """Return what arms of a table must have in common: all but surrogate, priors and seed."""
-    config = run["config"]
+    # Read, so that what older records lack is what it was then: the default.
+    config = config_to_dict(config_from_dict(run["config"], source="results"))
     train = {key: value for key, value in config["train"].items() if key != "seed"}
     return {"train": train, **{key: config[key] for key in ("loss", "optim", "sma", "data")}}
 

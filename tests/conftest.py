@@ -1,15 +1,43 @@
 """What all tests share: checked signatures, fixed seeds, tiny models, synthetic pictures."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from types import FunctionType
+from typing import Any, get_args
 
+import jaxtyping
 from beartype import BeartypeConf, beartype
-from jaxtyping import install_import_hook
 
 # An int is welcome where a float is, as in every type checker (PEP 484).
 check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))
+_compare_shapes = jaxtyping.jaxtyped
+
+
+def _checked(*, typechecker: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Stand in for `jaxtyping.jaxtyped`: compare shapes only where a signature speaks of some.
+
+    That takes several times as long as a check of types, which is enough for all other functions.
+    """
+
+    def decorate(fn: Any) -> Any:
+        hints = fn.__annotations__.values() if isinstance(fn, FunctionType) else [""]
+        # jaxtyping knows what to do with names that mean nothing yet, and with what is no function.
+        if any(isinstance(hint, str) for hint in hints):
+            return _compare_shapes(fn, typechecker=typechecker)
+        checked = typechecker(fn)
+        return _compare_shapes(checked, typechecker=None) if any(map(_shaped, hints)) else checked
+
+    return decorate
+
+
+def _shaped(hint: Any) -> bool:
+    if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
+        return True
+    return any(map(_shaped, get_args(hint)))
+
+
+jaxtyping.jaxtyped = _checked
 
 # Every module but `coding`, whose loops numba compiles: it cannot see through a checking wrapper.
 _SOURCE = Path(__file__).parents[1] / "src" / "lictor"
@@ -19,7 +47,7 @@ _CHECKED = sorted(
     if (path.suffix == ".py" or (path / "__init__.py").exists())
     and path.stem not in ("__init__", "coding")
 )
-install_import_hook(_CHECKED, "conftest.check_types")
+jaxtyping.install_import_hook(_CHECKED, "conftest.check_types")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

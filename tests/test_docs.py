@@ -40,7 +40,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 RECIPES = ROOT / "docs" / "recipes.md"
 # Pages whose blocks train, evaluate or simulate for more than a few seconds.
-LONG = {"README", "tutorial", "comparing", "noisy-quadratic-model", "quantization", "conflict"}
+LONG = {"README", "comparing", "conflict", "how-to-train-fast", "noisy-quadratic-model"}
+LONG |= {"quantization", "tutorial"}
 NOT_RUN = re.compile(r"make (demo|check|test)\b|pip install \.$")
 
 

@@ -69,6 +69,7 @@ def test_tables_have_closed_forms_and_simulations_side_by_side(result):
     assert "simulations are within" in said
 
 
+@pytest.mark.slow
 def test_a_step_that_diverges_leaves_a_gap(result):
     said, out = result
     *_, last = json.loads((out / "nqm.json").read_text())["tables"]["modes"]["rows"]

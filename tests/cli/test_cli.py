@@ -273,6 +273,17 @@ def test_wrong_recipes_and_folders_are_named_before_anything_is_written(lictor, 
     assert names(tmp_path) == ["empty", "tiny.toml"]
 
 
+def test_an_option_of_several_values_may_be_given_again(lictor, picture_folder, tmp_path):
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(TINY)
+    command = ("train", recipe, "--data", f"{picture_folder}=1", "--data", f"{picture_folder}=2")
+    folder = tmp_path / "run"
+    changes = ("--set", "train.steps=2", "train.seed=3", "--out", folder, "--set", "model.n=4")
+    assert lictor(*command, *changes)[0] == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["train"]["steps"], config["train"]["seed"], config["model"]["n"]) == (2, 3, 4)
+
+
 def test_paths_that_are_none_do_not_stop_the_others(lictor, picture, tmp_path):
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     (tmp_path / "none").mkdir()

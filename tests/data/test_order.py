@@ -67,6 +67,7 @@ def test_an_epoch_has_every_picture_once_wherever_a_run_is_resumed(count, batch_
         assert sorted(seen[epoch * count : (epoch + 1) * count]) == list(range(count))
 
 
+@pytest.mark.slow
 @given(st.integers(1, 30), st.integers(1, 6), st.integers(2, 6), SEEDS)
 def test_on_belts_every_draw_is_cut_as_often_as_decoding_pays_for(count, batch_size, k, seed):
     order = Order(((count, 1.0),), batch_size, seed, k)

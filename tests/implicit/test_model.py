@@ -12,7 +12,7 @@ from lictor.implicit.model import IMPLICIT
 from lictor.implicit.pca import fit_pca
 
 GRID, CHANNELS = (4, 5), 2
-LINEAR = ["linear-coinpp", "pca"]
+LINEAR = ["linear-coinpp", "linear", "pca"]
 
 
 def _patches(count=60):
@@ -104,6 +104,14 @@ def test_training_improves_on_components():
         loss().backward()
         adam.step()
     assert loss().item() < 0.9 * before
+
+
+def test_components_alone_stay_what_they_are_and_a_linear_part_may_learn():
+    for name, learns in (("pca", False), ("linear", True)):
+        model, y = _started(name), torch.from_numpy(_patches(6))
+        assert {p.requires_grad for p in model.parameters()} == {learns}
+        distortion = Target(y).distortion(model.decode(model.first(y))).mean()
+        assert distortion.requires_grad == learns
 
 
 @pytest.mark.parametrize("name", list(IMPLICIT))

@@ -124,10 +124,10 @@ def few_pictures(picture_folder) -> Path:
 @pytest.mark.parametrize(
     ("optimizer", "averaged"),
     [
-        ("soap", SmaConfig(interval=3, feedback=True)),
+        pytest.param("soap", SmaConfig(interval=3, feedback=True), marks=pytest.mark.slow),
         pytest.param("soap", SmaConfig(), marks=pytest.mark.slow),
         pytest.param("adam", SmaConfig(interval=3, feedback=True), marks=pytest.mark.slow),
-        pytest.param("adam", SmaConfig(), marks=pytest.mark.slow),
+        ("adam", SmaConfig()),
     ],
 )
 def test_a_run_stopped_anywhere_is_the_whole_run(tmp_path, few_pictures, optimizer, averaged):

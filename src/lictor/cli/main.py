@@ -193,6 +193,29 @@ COMMANDS: dict[str, Callable[..., int]] = {
 }
 
 
+# Options that take several values. Given twice, the second would silently replace the first.
+_LISTS = ("--set", "--codecs")
+
+
+def _gathered(args: Sequence[str]) -> list[str]:
+    """Return the arguments with the values of each of `_LISTS` behind its first place."""
+    rest: list[str] = []
+    values: dict[str, list[str]] = {}
+    option = ""
+    for argument in args:
+        if argument.startswith("-"):
+            option = argument if argument in _LISTS else ""
+            if option not in values:
+                rest.append(argument)
+            if option:
+                values.setdefault(option, [])
+        elif option:
+            values[option].append(argument)
+        else:
+            rest.append(argument)
+    return [part for argument in rest for part in (argument, *values.get(argument, ()))]
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     app = tyro.extras.SubcommandApp()
@@ -213,7 +236,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - lives as long as the process
     try:
         code = app.cli(
-            args=args,
+            args=_gathered(sys.argv[1:] if args is None else args),
             prog="lictor",
             description="Learned image compression: from photographs to files and back. "
             "`lictor --version` tells the release and what it runs on.",

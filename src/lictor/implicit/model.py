@@ -224,8 +224,8 @@ class LinearCoinppSettings(CoinppSettings):
 
 
 @dataclass(frozen=True)
-class PcaSettings(LatentSettings):
-    """Principal components; the inner loop has something to do only where points are masked."""
+class LinearSettings(LatentSettings):
+    """A mean and a basis; the inner loop has something to do only where points are masked."""
 
     rate: float = option(0.5, SHARE)
     """Of the inner loop; with 1/2, a step is that of Newton where no point is masked."""
@@ -260,22 +260,30 @@ class _Sines:
         return ImplicitModel(self.name, write(own), coordinates, channels, rates, modulated, linear)
 
 
-def _pca(
-    coordinates: Float[Tensor, "n d"], channels: int, latent: int, rate: float
-) -> ImplicitModel:
-    settings = PcaSettings(latent, rate)
-    linear = Linear(len(coordinates), channels, latent)
-    rates = Rates(latent, rate, learned=False)
-    return ImplicitModel("pca", write(settings), coordinates, channels, rates, None, linear)
+@dataclass(frozen=True)
+class _Linear:
+    """Builds a linear part alone, which learns or stays what it starts from."""
+
+    name: str
+    learns: bool
+
+    def __call__(
+        self, coordinates: Float[Tensor, "n d"], channels: int, latent: int, rate: float
+    ) -> ImplicitModel:
+        settings = LinearSettings(latent, rate)
+        linear = Linear(len(coordinates), channels, latent).requires_grad_(self.learns)
+        rates = Rates(latent, rate, learned=False)
+        return ImplicitModel(self.name, write(settings), coordinates, channels, rates, None, linear)
 
 
 _TINY = {"latent": 4, "width": 8, "layers": 3}
-# `IMPLICIT[name](coordinates, channels, **settings)` builds one; the parts named "linear" and "pca"
+# `IMPLICIT[name](coordinates, channels, **settings)` builds one; linear parts
 # give 0 until `start_from` tells them the components, or a state is loaded.
 IMPLICIT: dict[str, Choice[ImplicitModel]] = {
     "coinpp": Choice(_Sines("coinpp", CoinppSettings, False), CoinppSettings, tiny=_TINY),
     "linear-coinpp": Choice(
         _Sines("linear-coinpp", LinearCoinppSettings, True), LinearCoinppSettings, tiny=_TINY
     ),
-    "pca": Choice(_pca, PcaSettings, tiny={"latent": 4}),
+    "linear": Choice(_Linear("linear", learns=True), LinearSettings, tiny={"latent": 4}),
+    "pca": Choice(_Linear("pca", learns=False), LinearSettings, tiny={"latent": 4}),
 }

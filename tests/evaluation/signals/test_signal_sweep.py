@@ -25,7 +25,7 @@ from lictor.implicit.pca import fit_pca
 
 pytest.importorskip("soundfile")
 pytest.importorskip("imagecodecs")
-RATE, LENGTH, PATCH = 8000, 4000, 64
+RATE, LENGTH, PATCH = 8000, 4000, 160
 
 
 def command(*arguments: object) -> int:

@@ -182,6 +182,14 @@ def test_the_evaluation_is_shared_and_all_say_the_same(monkeypatch):
     assert blocks == pytest.approx(alone, rel=1e-6)
 
 
+def test_components_learn_their_rates_and_nothing_else():
+    model = learner("pca")
+    assert gradients(task_of(model), 0)[0].abs().max() > 0
+    assert [name for name, p in model.named_parameters() if p.grad is not None] == ["log_scales"]
+    with pytest.raises(ConfigError, match="learns nothing but rates"):
+        task_of(model, rate=RateConfig(weight=0.0))
+
+
 def test_finer_steps_cost_more_and_show_more():
     told = task_of(learner("pca")).evaluate()
     assert told["psnr_-4"] < told["psnr_2"] < told["psnr_8"] <= told["psnr"] + 1e-6

@@ -19,7 +19,7 @@ from lictor.layers.quantize.paths import ChargingPath, Identity, Path, Resolving
 Params = tuple[Tensor, ...]
 MEAN_GRADIENTS = ("none", "recon", "full")
 # A schedule is looked at in so many steps before a run begins.
-_MOMENTS = 100
+_MOMENTS = 16
 
 
 @runtime_checkable

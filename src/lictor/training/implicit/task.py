@@ -95,6 +95,11 @@ class SignalTask:
                 f"train.batch_size = {self.batch_size} does not split into {self.pieces} pieces "
                 f"(train.accumulate) on each of {self.runtime.world_size} processes"
             )
+        if not self.rate.weight and not any(p.requires_grad for p in self.model.net.parameters()):
+            raise ConfigError(
+                f"model.name = {self.model.name!r} learns nothing but rates, and rate.weight = 0 "
+                "says that they do not count: set rate.weight = 1"
+            )
 
     @property
     def items(self) -> int:
