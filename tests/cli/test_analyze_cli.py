@@ -190,6 +190,7 @@ def test_ptq_can_optimize_each_copy(lictor, codec_file, pictures, tmp_path):
     assert "loss on the crops" in err
 
 
+@pytest.mark.slow
 def test_outliers_of_files_and_runs_side_by_side(lictor, codec_file, pictures, tmp_path):
     config = config_from_dict(
         {

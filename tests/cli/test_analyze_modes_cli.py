@@ -63,6 +63,7 @@ def lictor(capsys):
     return run
 
 
+@pytest.mark.slow
 def test_the_files_and_the_table_tell_the_run(lictor, trained, tmp_path):
     code, out, err = lictor(trained, "--out", tmp_path / "out")
     assert (code, err) == (0, "")
@@ -87,6 +88,7 @@ def test_the_files_and_the_table_tell_the_run(lictor, trained, tmp_path):
         assert reference in out
 
 
+@pytest.mark.slow
 def test_embedded_weights_are_on_their_lines_in_the_story(trained):
     """The averages that are written down follow the line that stands beside them."""
     story = load_mode_story(trained)

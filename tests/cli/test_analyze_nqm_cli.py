@@ -79,6 +79,7 @@ def test_a_step_that_diverges_leaves_a_gap(result):
     assert "diverges" in said
 
 
+@pytest.mark.slow
 def test_charts_are_pictures(result):
     _, out = result
     for name in CHARTS:

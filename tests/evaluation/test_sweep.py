@@ -39,7 +39,7 @@ def without_times(outcomes):
     }
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_rows_are_those_of_single_calls(pictures, jobs):
     contenders = parse_contenders(["jpeg:20,80", "webp:50"])
     outcomes = list(evaluate(contenders, pictures, jobs=jobs))

@@ -25,7 +25,14 @@ def hard_loss(model, x) -> float:
         return float(objective(x, model(x)))
 
 
-@pytest.mark.parametrize("scheme", [Scheme(4, 8), Scheme(4, None), Scheme(None, 4)])
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        Scheme(4, 8),
+        pytest.param(Scheme(4, None), marks=pytest.mark.slow),
+        pytest.param(Scheme(None, 4), marks=pytest.mark.slow),
+    ],
+)
 def test_it_lowers_the_loss_and_leaves_whole_codes(scheme):
     x = photo_tensor(2, 64, 64)
     model = tiny_model("checkerboard")
