@@ -7,6 +7,7 @@ The results are those of benchmarks/surrogates.py: `NETWORK-LMBDA-ARM-SEED.json`
 """
 
 import argparse
+import dataclasses
 import json
 import statistics
 import sys
@@ -14,7 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from lictor.training.recipe import config_from_dict, config_to_dict
+from lictor.training.recipe import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "how-to-choose.md", ROOT / "results" / "surrogates"
@@ -55,9 +56,10 @@ def held_out(runs: dict[int, dict[str, Any]], share: float) -> float:
 
 def budget(run: dict[str, Any]) -> dict[str, Any]:
     """Return what arms of a table must have in common: all but surrogate, priors and seed."""
-    # Read, so that what older records lack is what it was then: the default.
-    config = config_to_dict(config_from_dict(run["config"], source="results"))
-    train = {key: value for key, value in config["train"].items() if key != "seed"}
+    config = run["config"]
+    # What older records lack was then what the default is now.
+    train = dataclasses.asdict(TrainConfig()) | config["train"]
+    del train["seed"]
     return {"train": train, **{key: config[key] for key in ("loss", "optim", "sma", "data")}}
 
 

@@ -1,16 +1,16 @@
 """What all tests share: checked signatures, fixed seeds, tiny models, synthetic pictures."""
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FunctionType
-from typing import Any, get_args
+from typing import Any, ForwardRef, Literal, get_args, get_origin
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
 # An int is welcome where a float is, as in every type checker (PEP 484).
-check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))
+check_types = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeError))
 _compare_shapes = jaxtyping.jaxtyped
 
 
@@ -22,19 +22,25 @@ def _checked(*, typechecker: Callable[..., Any]) -> Callable[[Any], Any]:
 
     def decorate(fn: Any) -> Any:
         hints = fn.__annotations__.values() if isinstance(fn, FunctionType) else [""]
+        parts = [part for hint in hints for part in _parts(hint)]
         # jaxtyping knows what to do with names that mean nothing yet, and with what is no function.
-        if any(isinstance(hint, str) for hint in hints):
+        if any(isinstance(part, (str, ForwardRef)) for part in parts):
             return _compare_shapes(fn, typechecker=typechecker)
         checked = typechecker(fn)
-        return _compare_shapes(checked, typechecker=None) if any(map(_shaped, hints)) else checked
+        shaped = any(isinstance(p, type) and issubclass(p, jaxtyping.AbstractArray) for p in parts)
+        return _compare_shapes(checked, typechecker=None) if shaped else checked
 
     return decorate
 
 
-def _shaped(hint: Any) -> bool:
-    if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
-        return True
-    return any(map(_shaped, get_args(hint)))
+def _parts(hint: Any) -> Iterator[Any]:
+    yield hint
+    if isinstance(hint, list):  # the arguments of a callable
+        inner = hint
+    else:
+        inner = () if get_origin(hint) is Literal else get_args(hint)
+    for part in inner:
+        yield from _parts(part)
 
 
 jaxtyping.jaxtyped = _checked

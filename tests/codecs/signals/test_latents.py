@@ -274,7 +274,7 @@ import numpy as np
 sys.path[:0] = {paths!r}
 import test_latents as t
 from lictor.codecs.signals.freezing import freeze_latents
-z = t.walk(3000, d=8)
+z = t.walk(900, d=8)
 latents = freeze_latents(z, [(3, 300)], steps=np.full(8, 0.1), qualities=(0, 0))
 payload = open({file!r}, "rb").read()
 import zlib
