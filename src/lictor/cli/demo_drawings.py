@@ -55,8 +55,8 @@ def _slices(originals: Sequence[Signal], restored: Restored) -> Image.Image:
 
 def _maps(originals: Sequence[Signal], restored: Restored) -> Image.Image:
     drawn = maps(originals[0], [found[0] for _, found in restored])
-    scale = f"original, {drawn.low:.4g} to {drawn.high:.4g} {drawn.unit}"
-    error = f"; error, blue to red: {drawn.worst:.3g} {drawn.unit} below to above"
+    scale = f"original, from {drawn.low:.4g} (dark) to {drawn.high:.4g} {drawn.unit}"
+    error = f"; error from {-drawn.worst:.3g} (blue) to {drawn.worst:.3g} (red) {drawn.unit}"
     pairs = [
         (words + error, pair) for (words, _), pair in zip(restored, drawn.decoded, strict=True)
     ]

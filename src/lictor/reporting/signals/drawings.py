@@ -47,7 +47,9 @@ def spectrogram(signal: Signal, top_db: float | None = None) -> tuple[np.ndarray
     samples, rate = _sound(signal)
     mono = samples.mean(-1)
     count = min(len(mono), max(16, int(_WINDOW_S * rate)))
-    power = np.abs(stft(mono, rate, nperseg=count, noverlap=count // 2)[2]) ** 2
+    # Windows of a short sound overlap more, so that its picture is as wide as others'.
+    step = max(1, min(count // 2, len(mono) // _WIDTH))
+    power = np.abs(stft(mono, rate, nperseg=count, noverlap=count - step)[2]) ** 2
     levels = 10 * np.log10(np.maximum(power, 1e-20))[::-1]
     top = float(levels.max()) if top_db is None else top_db
     return coloured((levels - top + _DB_RANGE) / _DB_RANGE, "magma"), top
@@ -102,6 +104,12 @@ def grey_planes(signal: Signal, low: float, high: float) -> np.ndarray:
     return beside([coloured(plane, "gray") for plane in planes(share, voxel_sides(signal))])
 
 
+def _is_south_first(signal: Signal) -> bool:
+    """Tell whether the rows of a field are known to go from south to north."""
+    known = signal.form.get("coords", {}).get(signal.form.get("rows"), {}).get("values", [])
+    return len(known) > 1 and known[0] < known[-1]
+
+
 @dataclass(frozen=True)
 class Maps:
     """Fields as maps: the original, each decoded one with its error beside it, and the scales.
@@ -118,11 +126,12 @@ class Maps:
 
 
 def maps(original: Signal, decoded: Sequence[Signal]) -> Maps:
-    """Draw the first item of fields."""
+    """Draw the first item of fields, north up."""
     low, high = limits(original)
-    there = None if original.mask is None else original.mask[0]
-    x = original.samples[0, ..., 0].astype(np.float64)
-    errors = [signal.samples[0, ..., 0] - x for signal in decoded]
+    north = slice(None, None, -1 if _is_south_first(original) else 1)
+    there = None if original.mask is None else original.mask[0, north]
+    x = original.samples[0, north, :, 0].astype(np.float64)
+    errors = [signal.samples[0, north, :, 0] - x for signal in decoded]
     if there is not None:
         errors = [np.where(there, error, 0.0) for error in errors]
     worst = max((float(np.abs(error).max()) for error in errors), default=0.0) or 1.0

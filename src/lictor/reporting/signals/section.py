@@ -38,18 +38,13 @@ class Shown:
     signal: Signal
 
 
-def is_of_signals(source: Source) -> bool:
-    """Tell whether a curve is of signals: pictures have no baseline."""
-    return "baseline-psnr" in source.curve.columns
-
-
 def signals_section(sources: Sequence[Source], *, count: int, limit_bytes: int) -> Html:
     """Return figures and kept items of curves of signals; nothing where there is no such curve.
 
     Up to `count` items, of each codec those settings that are nearest to a few rates, together no
     larger than `limit_bytes` of the page.
     """
-    ours = [source for source in sources if is_of_signals(source)]
+    ours = [source for source in sources if source.curve.of_signals]
     if not ours:
         return Html()
     parts, notes, used = [], [], 0
