@@ -4,7 +4,9 @@ Signals are those that travel inside other packages, codecs those that ship with
 """
 
 import math
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +81,15 @@ def run_signal_demo(
     source = SOURCES[modality]
     codec_file = codec_file or find_codec(source.codec)
     codec = SignalCodec.load(codec_file)
-    demo_folder(out, (), force=force)
+    with tempfile.TemporaryDirectory(prefix="lictor-demo-") as hidden:
+        files = source.write(Path(hidden))  # what is missing is said before there is a folder
+        former = [path.relative_to(out) for path in out.glob("*.lsig")]
+        demo_folder(out, former, force=force)
+        originals = out / "original"
+        originals.mkdir(exist_ok=True)
+        files = [Path(shutil.copy(file, originals)) for file in files]
     log_to_terminal()
-    originals = out / "original"
-    originals.mkdir(exist_ok=True)
-    groups = _groups(codec, source, source.write(originals))
+    groups = _groups(codec, source, files)
     copy = out / f"{source.codec}.lcodec"
     write_file(copy, codec_file.read_bytes())
 
