@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from conftest import photo
@@ -17,11 +16,13 @@ from lictor.cli.demo_signals import _nearest, _qualities, _Row, run_signal_demo
 from lictor.cli.main import main
 from lictor.codecs.signals.codec import SignalCodec
 from lictor.codecs.signals.domain import Domain
+from lictor.codecs.signals.network import Network
 from lictor.data.signals.formats import read_signal, write_signal
 from lictor.data.signals.signal import Signal
 from lictor.errors import LictorError
 from lictor.implicit.coordinates import COORDINATES
 from lictor.implicit.model import IMPLICIT
+from lictor.implicit.pca import fit_pca
 
 
 def call(*args: object) -> int:
@@ -40,7 +41,8 @@ def few_thumbnails(folder: Path) -> list[Path]:
 
 def sound(folder: Path) -> list[Path]:
     t = np.arange(2000)[:, None]
-    samples = (np.sin(0.2 * t) * 9000 + np.sin(0.9 * t) * 4000).astype(np.int16)
+    noise = np.random.default_rng(0).normal(0, 500, t.shape)
+    samples = (np.sin(0.2 * t) * 9000 + np.sin(0.9 * t) * 4000 + noise).astype(np.int16)
     form = {"sample_rate": 8000, "subtype": "PCM_16"}
     write_signal(folder / "tone.wav", Signal(samples[None], None, "audio", form))
     return [folder / "tone.wav"]
@@ -91,11 +93,13 @@ def small_codec(modality: str, folder: Path) -> Path:
     low, high = {"volume": (0.0, 255.0), "field": (200.0, 320.0), "audio": (-1.0, 1.0)}.get(
         modality, (0.0, 1.0)
     )
-    points = COORDINATES["unit"](grid)
     domain = Domain(kind, channels, grid, whole=whole, low=low, high=high, clip=None)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = IMPLICIT["linear-coinpp"](points, channels, latent=6, width=8, layers=3)
+    net = IMPLICIT["pca"](COORDINATES["unit"](grid), channels, latent=3)
+    network = Network(net, domain)
+    grids = [(len(signal), *domain.patches(signal.grid)) for signal in signals]
+    ranges = [domain.range_of(signal) for signal in signals]
+    cut = [network.cut(signals, ranges, block)[0].numpy() for block in network.blocks(grids)]
+    net.start_from(fit_pca([(np.nan_to_num(y), None) for y in cut], 3))
     path = folder / "small.lcodec"
     SignalCodec.freeze(net, domain, signals, qualities=(0, 8), steps=1).save(path)
     return path

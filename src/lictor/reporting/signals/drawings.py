@@ -71,10 +71,8 @@ def planes(samples: np.ndarray, sides: Sequence[float] = (1.0, 1.0, 1.0)) -> lis
 
 def _stretched(cut: np.ndarray, factors: Sequence[float]) -> np.ndarray:
     """Repeat rows and columns until there are so many times as many; a factor is at least 1."""
-    places = [
-        np.minimum(np.arange(max(1, round(n * factor))) / factor, n - 1).astype(int)
-        for n, factor in zip(cut.shape, factors, strict=True)
-    ]
+    counts = [round(n * factor) for n, factor in zip(cut.shape, factors, strict=True)]
+    places = [(np.arange(m) * n + n // 2) // m for n, m in zip(cut.shape, counts, strict=True)]
     return cut[np.ix_(*places)]
 
 
