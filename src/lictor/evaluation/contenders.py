@@ -90,7 +90,7 @@ def parse_contender(spec: str, *, device: str = "cpu") -> Contender:
         return _command(name, Path(what), qualities)
     if what != DEFAULT and not what.endswith(".lcodec"):
         raise ConfigError(
-            f"{what!r} is no codec: choose {', '.join([DEFAULT, *OF_SIGNALS, *PEERS])}, "
+            f"{what!r} is no codec: choose {', '.join([DEFAULT, *PEERS, *OF_SIGNALS])}, "
             "a .lcodec file, or the .toml of a command codec"
         )
     if qualities is not None:

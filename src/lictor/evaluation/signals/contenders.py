@@ -154,9 +154,10 @@ def _parse(spec: str, kind: str, effort: Effort | None) -> SignalContender:
     if what in peers:
         return _peer(name or what, peers[what], qualities)
     if not what.endswith(".lcodec"):
+        ours = [name for name, its in OF_SIGNALS.items() if its == kind]
         raise ConfigError(
-            f"{what!r} is no codec of signals of kind {kind}: choose {', '.join(peers)}, or a "
-            ".lcodec file"
+            f"{what!r} is no codec of signals of kind {kind}: choose {', '.join([*peers, *ours])}, "
+            "or a .lcodec file"
         )
     return _learned(name, what, qualities, kind, effort)
 
