@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lictor.cli.main import main
-from lictor.codecs.learned import Codec
 from lictor.codecs.shipped import DEFAULT, OF_SIGNALS, find_codec, remedy_for, shipped_codec
 from lictor.codecs.signals.codec import SignalCodec
+from lictor.codecs.store import read_codec
 from lictor.errors import CheckpointError
 
 NAMES = [DEFAULT, *OF_SIGNALS]
@@ -29,8 +29,9 @@ def test_every_shipped_file_has_a_name():
 
 
 def test_the_default_is_the_codec_of_pictures():
-    fingerprint = Codec.default().fingerprint
-    assert all(Codec.load(find_codec(p)).fingerprint == fingerprint for p in (None, "default"))
+    assert find_codec(None) == find_codec("default") == find_codec(Path("default"))
+    assert find_codec(None) == shipped_codec(DEFAULT)
+    assert read_codec(shipped_codec(DEFAULT)).config["model"]
 
 
 def test_a_file_comes_before_a_shipped_codec_of_its_name(tmp_path, monkeypatch):
