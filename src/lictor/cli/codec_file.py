@@ -1,4 +1,4 @@
-"""The codec that a command is told to use: a file, or the one that ships with lictor."""
+"""The codec that a command is told to use: a file, or one that ships with lictor, by its name."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,39 +10,38 @@ from lictor.errors import CheckpointError
 if TYPE_CHECKING:
     from lictor.codecs.learned import Codec
 
-DEFAULT = "default"
 # Of a command that runs networks: auto, cpu, cuda, cuda:1, mps, xpu.
 Device = Annotated[str, arg(metavar="DEVICE", help_behavior_hint="")]
 
 
 def is_of_signals(name: Path | str) -> bool:
-    """Tell whether a codec file is one of signals; raises nothing, whatever it is."""
+    """Tell whether a codec is one of signals; raises `CheckpointError` for an unknown name."""
+    from lictor.codecs.shipped import find_codec
     from lictor.codecs.signals.store import is_signal_codec
 
-    return str(name) != DEFAULT and is_signal_codec(name)
+    return is_signal_codec(find_codec(name))
 
 
 def load_codec(name: Path | str | None, device: str = "cpu") -> "Codec":
-    """Return the codec of a file, or the one that ships with lictor for None and for `default`.
+    """Return the codec of pictures that a place means; see `find_codec`.
 
     Its transforms run on the device of that name. Raises `CheckpointError` when the file is
     missing, damaged, or no codec, `ConfigError` when there is no such device.
     """
     from lictor.codecs.learned import Codec
+    from lictor.codecs.shipped import find_codec
     from lictor.runtime import choose_device
 
     place = choose_device(device)
-    codec = Codec.default() if name is None or str(name) == DEFAULT else Codec.load(name)
-    return codec.to(place)
+    return Codec.load(find_codec(name)).to(place)
 
 
 def codec_bytes(name: Path | str | None) -> bytes:
     """Return the bytes of the file that `load_codec` reads; raises `CheckpointError`."""
-    import importlib.resources
+    from lictor.codecs.shipped import find_codec
 
-    if name is None or str(name) == DEFAULT:
-        return (importlib.resources.files("lictor") / "assets" / "default.lcodec").read_bytes()
+    path = find_codec(name)
     try:
-        return Path(name).read_bytes()
+        return path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"{name}: cannot read the codec file ({error.strerror})") from error
+        raise CheckpointError(f"{path}: cannot read the codec file ({error.strerror})") from error

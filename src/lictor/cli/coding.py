@@ -70,7 +70,8 @@ def compress(
         inputs: Pictures, 8-bit grey or RGB; folder trees of PNG, JPEG and WebP; URLs of either.
             With a codec of signals: files of its kind, and folder trees of them.
         out: Output file, or folder or URL for several inputs; a tree is mirrored in it.
-        codec: Codec file; the one that ships with lictor if not given.
+        codec: Codec file, or the name of one that ships with lictor: thumbnails, speech, climate,
+            mri; the shipped one of pictures if not given.
         force: Overwrite existing files, finished ones as well.
         jobs: Pictures coded at a time, each in a process of its own with one thread; 1 if not
             given, with ray one for each of its cores.
@@ -137,7 +138,8 @@ def decompress(
             inputs; a tree is mirrored in it. Of signals also .wav, .flac, .nii, .nii.gz, .nc, .zarr
             and .npy, as their kind is; an archive needs a folder, its name without .lsig if none is
             given.
-        codec: Codec file; the one that ships with lictor if not given.
+        codec: Codec file, or the name of one that ships with lictor: thumbnails, speech, climate,
+            mri; the shipped one of pictures if not given.
         force: Overwrite existing files, finished ones as well.
         jobs: Files decoded at a time, each in a process of its own with one thread; 1 if not
             given, with ray one for each of its cores.

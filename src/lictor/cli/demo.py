@@ -4,10 +4,8 @@ The photographs are those that travel inside the scikit-image wheel.
 """
 
 import math
-import subprocess
 import sys
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
+from lictor.cli.demo_data import photographs
+from lictor.cli.demo_files import decode_elsewhere, demo_folder
 from lictor.cli.progress import deadline, log_to_terminal, over, show_training, table
 from lictor.codecs.learned import Codec
 from lictor.data.images import load_image
-from lictor.errors import DataError, LictorError
+from lictor.errors import LictorError
 from lictor.evaluation.peers import PEERS, encode_to_size
 from lictor.files import atomic_file, write_file
 from lictor.metrics import bpp, ms_ssim, psnr
@@ -33,7 +33,6 @@ from lictor.training.recipe import (
 )
 from lictor.training.run import run
 
-PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
 _DETAIL, _ZOOM = 160, 2
 
 
@@ -48,27 +47,6 @@ class _Row:
 
 # A picture (uint8, h w c; each of its own size) and what the codecs made of it.
 _Compared = tuple[NDArray[np.uint8], list[_Row]]
-
-
-def photographs() -> list[Path]:
-    """Return the photographs inside the scikit-image wheel; raises `DataError` without it."""
-    spec = find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise DataError('the demo needs photographs: pip install "lictor[demo]"')
-    paths = [Path(spec.origin).parent / "data" / name for name in PHOTOGRAPHS]
-    found = [path for path in paths if path.exists()]
-    if len(found) < 2:
-        raise DataError(f"{paths[0].parent}: this scikit-image has none of the demo's photographs")
-    return found
-
-
-def _decode_elsewhere(files: list[Path], codec_file: Path, folder: Path) -> None:
-    """Decode in a new process, as another machine would: it gets the files and the codec only."""
-    command = [sys.executable, "-m", "lictor", "decompress", *map(str, files)]
-    command += ["--codec", str(codec_file), "-o", str(folder), "--force"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise LictorError(f"decoding in another process failed: {done.stderr.strip()}")
 
 
 def _compare(original: UInt8[np.ndarray, "h w c"], ours: _Row) -> list[_Row]:
@@ -135,7 +113,7 @@ def _compress_and_compare(codec: Codec, out: Path, console: Console) -> list[_Co
         originals.append(image)
         encoded.append(result)
         files.append(file)
-    _decode_elsewhere(files, codec_file, out)
+    decode_elsewhere(files, codec_file, out)
 
     pictures, lines = [], []
     for image, result, file in zip(originals, encoded, files, strict=True):
@@ -202,14 +180,8 @@ def _train_a_little(out: Path, seconds: float, console: Console) -> None:
 def run_demo(out: Path, *, train_s: float, force: bool) -> int:
     """Run the demo into the folder `out`; return the exit code."""
     console = Console(width=None if sys.stdout.isatty() else 100)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
-        raise DataError(f"{out}: exists already; add --force, or choose another folder with --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for old in ("checkpoint.pt", "metrics.jsonl", "config.json"):
-            (out / "run" / old).unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: cannot make the folder ({error.strerror})") from error
+    former = [Path("run") / name for name in ("checkpoint.pt", "metrics.jsonl", "config.json")]
+    demo_folder(out, former, force=force)
     log_to_terminal()
 
     pictures = _compress_and_compare(Codec.default(), out, console)

@@ -50,8 +50,8 @@ def evaluate(
 ) -> int:
     """Measure codecs on a folder of pictures: real file sizes, decoded 8-bit pictures, times.
 
-    Codecs of signals are measured on sounds, volumes, fields or arrays: .lcodec files of that kind
-    (speech.lcodec:-4,0,4), mp3, opus, flac, jpeg2000, jpegxl, sz3, zfp, x265.
+    Codecs of signals are measured on sounds, volumes, fields or arrays: .lcodec files of that kind,
+    the names of shipped ones (speech:-4,0,4), mp3, opus, flac, jpeg2000, jpegxl, sz3, zfp, x265.
 
     A codec is `default` (the one that ships), a .lcodec file (several with commas between make one
     curve), jpeg, jpeg-444, jpeg2000, webp, avif, jpegxl, or the .toml of a command codec; with
@@ -78,13 +78,14 @@ def evaluate(
     """
     from lictor.data.places import is_url
     from lictor.evaluation.contenders import parse_contenders
-    from lictor.evaluation.signals.contenders import kind_of
+    from lictor.evaluation.signals.contenders import kind_of, with_shipped
 
     if out is None and (keep or speed):
         raise ConfigError("--keep and --speed need a place for what they make: add -o FOLDER")
     for name, value, least in (("jobs", jobs, 1), ("limit", limit, 1), ("keep", keep, 0)):
         if value is not None and value < least:
             raise ConfigError(f"--{name} must be at least {least}, not {value}")
+    codecs = tuple(map(with_shipped, codecs))
     kind = kind_of(codecs, folder)
     if kind is not None:
         if lpips or speed or engine != "local" or address is not None or device != "cpu":

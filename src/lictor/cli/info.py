@@ -17,7 +17,7 @@ def info(file: Positional[Path], /, *, json: bool = False) -> int:
     """Say what a .lic, .lsig or .lcodec file is, without decoding it.
 
     Args:
-        file: The file to look at.
+        file: The file to look at, or the name of a codec that ships with lictor.
         json: Print one JSON object.
     """
     description = _describe(file)
@@ -48,9 +48,12 @@ def _line(signal: dict[str, Any]) -> str:
 
 def _describe(path: Path) -> dict[str, Any]:
     from lictor.codecs.batch import read_bitstream
+    from lictor.codecs.shipped import is_name, shipped_codec
     from lictor.coding import archive
     from lictor.coding.container import MAGIC
 
+    if is_name(path) and not path.exists():
+        path = shipped_codec(str(path))
     if path.suffix == LCODEC:
         return _describe_codec(path)
     data = read_bitstream(path)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
@@ -27,6 +27,7 @@ from lictor.cli.report import report
 from lictor.cli.runs import runs
 from lictor.errors import ConfigError, DataError, LictorError
 
+_DEMO = Path("lictor-demo")
 Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
 
 
@@ -163,17 +164,32 @@ def freeze(
     return 0
 
 
-def demo(*, out: Path = Path("lictor-demo"), train_s: float = 60.0, force: bool = False) -> int:
-    """Compress real photographs, check the decoding, compare with JPEG and WebP, train a little.
+def demo(
+    *,
+    modality: Literal["image", "audio", "volume", "field", "thumbnails"] = "image",
+    out: Folder = None,
+    train_s: float | None = None,
+    force: bool = False,
+) -> int:
+    """Compress real data, check the decoding, compare with traditional codecs, train a little.
 
     Args:
-        out: Folder for everything that the demo makes.
-        train_s: Seconds to train a small model for.
+        modality: What is compressed: photographs, or signals with the codec of their kind that
+            ships with lictor.
+        out: Folder for everything that the demo makes; lictor-demo if not given, of signals
+            lictor-demo/MODALITY.
+        train_s: Seconds to train a small model of pictures for; 60 if not given.
         force: Replace what an earlier demo left in the folder.
     """
+    if modality != "image":
+        if train_s is not None:
+            raise ConfigError("--train-s is for the demo of pictures; leave it out")
+        from lictor.cli.demo_signals import run_signal_demo
+
+        return run_signal_demo(modality, out or _DEMO / modality, force=force)
     from lictor.cli.demo import run_demo
 
-    return run_demo(out, train_s=train_s, force=force)
+    return run_demo(out or _DEMO, train_s=60.0 if train_s is None else train_s, force=force)
 
 
 COMMANDS: dict[str, Callable[..., int]] = {

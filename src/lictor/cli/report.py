@@ -46,7 +46,8 @@ def report(
     Args:
         results: What the page is about.
         out: The page to write.
-        anchor: Curve that BD-rates are against at first; the first one if not given.
+        anchor: Curve that BD-rates are against at first; the first of at least four points if not
+            given, of signals preferably a codec without a network.
         title: Title of the page.
         pictures: Show this many of the pictures that `lictor evaluate --keep` kept.
         picture_mb: Let pictures take so many megabytes of the page, with fewer rates if need be.

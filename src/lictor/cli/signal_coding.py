@@ -134,10 +134,11 @@ def archive_signals(request: SignalRequest, target: Path) -> int:
 
 def _checked(request: SignalRequest) -> "tuple[SignalCodec, Choices]":
     """Load the codec, and raise `ConfigError` for choices that it does not have."""
+    from lictor.codecs.shipped import find_codec
     from lictor.codecs.signals.batch import Choices
     from lictor.codecs.signals.codec import SignalCodec
 
-    codec = SignalCodec.load(request.codec)
+    codec = SignalCodec.load(find_codec(request.codec))
     return codec, Choices(request.quality, request.effort, request.variable).checked(codec)
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from lictor.codecs.learned import Codec
 from lictor.codecs.refinement import Refinement, Watch, go_on
+from lictor.codecs.shipped import remedy_for
 from lictor.coding import archive
 from lictor.coding.container import Container
 from lictor.data.images import image_size, size_of_image
@@ -187,7 +188,7 @@ def _load(source: str) -> UInt8[np.ndarray, "h w c"]:
             raise
         raise DataError(
             f"{source}: holds a signal of kind {held.kinds[0]}, and this is a codec of pictures; "
-            "name a codec of such signals with --codec"
+            f"{remedy_for(held.kinds[0])}"
         ) from error
 
 

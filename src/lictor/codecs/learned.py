@@ -6,7 +6,6 @@ fingerprint. A file carries the fingerprint of the codec that made it, and no ot
 
 import copy
 import dataclasses
-import importlib.resources
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import torch
 from jaxtyping import UInt8
 
 from lictor.codecs.refinement import Networks, Refinement, Watch, go_on, refine
+from lictor.codecs.shipped import DEFAULT, shipped_codec
 from lictor.codecs.store import Stored, read_codec, stored, write_codec
 from lictor.coders import AuditCoder, DecodeCoder, EncodeCoder
 from lictor.coding.container import HEADER_BYTES, MAX_PIXELS, Container
@@ -392,10 +392,7 @@ class Codec:
     @classmethod
     def default(cls) -> "Codec":
         """Return the codec that ships with lictor."""
-        with importlib.resources.as_file(
-            importlib.resources.files("lictor") / "assets" / "default.lcodec"
-        ) as path:
-            return cls.load(path)
+        return cls.load(shipped_codec(DEFAULT))
 
     @classmethod
     def _from(

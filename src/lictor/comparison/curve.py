@@ -136,6 +136,11 @@ class Curve:
         return self.columns["bpp"]
 
     @property
+    def of_signals(self) -> bool:
+        """Whether what was measured are signals: results of pictures have no baseline."""
+        return "baseline-psnr" in self.columns
+
+    @property
     def images(self) -> dict[str, str]:
         """Hash of each picture by its name; empty without rows."""
         return {row.image: row.sha256 for row in self.rows}

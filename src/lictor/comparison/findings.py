@@ -29,6 +29,9 @@ PLAUSIBLE = {
     "ms-ssim-db": (0.0, 60.0),
     "lpips": (0.0, math.inf),
 }
+# Of signals: a field that hardly differs from the mean costs next to nothing, and a sound that is
+# rounded to 16 bits has 107 dB, one to 24 bits 155.
+PLAUSIBLE_OF_SIGNALS = {"bpp": (1e-6, 64.0), "psnr": (0.0, 160.0)}
 NUM_PICTURES = {"kodak": 24}
 
 
@@ -162,7 +165,8 @@ def _check_plausible(
         remedy = "measure these points again or leave them out"
         found.append(_error("implausible", reason, remedy))
     for name, column in (("bpp", curve.bpp), (metric, value)):
-        low, high = PLAUSIBLE[name]
+        of_signals = PLAUSIBLE_OF_SIGNALS.get(name) if curve.of_signals else None
+        low, high = of_signals or PLAUSIBLE[name]
         outside = np.flatnonzero(finite & ((column < low) | (column > high)))
         if len(outside):
             where = _some([_name(curve, i, value) for i in outside])

@@ -15,13 +15,13 @@ import torch
 
 from lictor.codecs.batch import codec_from_bytes
 from lictor.codecs.learned import Codec
+from lictor.codecs.shipped import DEFAULT, OF_SIGNALS
 from lictor.errors import ConfigError
 from lictor.evaluation.external import CommandCodec, load_command_config
 from lictor.evaluation.peers import PEERS
 from lictor.evaluation.pictures import ORIGINAL, safe_name
 from lictor.runtime import choose_device
 
-DEFAULT = "default"
 SPEC = re.compile(
     r"^((?P<name>[\w.+-]+)=)?(?P<what>.+?)(:(?P<qualities>-?[\d.]+(,-?[\d.]+)*))?$", re.DOTALL
 )
@@ -90,8 +90,8 @@ def parse_contender(spec: str, *, device: str = "cpu") -> Contender:
         return _command(name, Path(what), qualities)
     if what != DEFAULT and not what.endswith(".lcodec"):
         raise ConfigError(
-            f"{what!r} is no codec: choose {DEFAULT}, {', '.join(PEERS)}, a .lcodec file, "
-            "or the .toml of a command codec"
+            f"{what!r} is no codec: choose {', '.join([DEFAULT, *PEERS, *OF_SIGNALS])}, "
+            "a .lcodec file, or the .toml of a command codec"
         )
     if qualities is not None:
         raise ConfigError(f"{spec!r}: a .lcodec file has one rate; name several, with commas")

@@ -16,7 +16,7 @@ from typing import Any
 
 from lictor.comparison.bd import Comparison, compare
 from lictor.comparison.curve import AGGREGATIONS, MEAN_MSE, MEAN_PSNR, METRICS, Curve, ImageResult
-from lictor.comparison.findings import MEAN_MS_SSIM
+from lictor.comparison.findings import MEAN_MS_SSIM, MIN_POINTS
 from lictor.comparison.point import PointComparison, compare_point, is_point
 from lictor.comparison.unit import shared_unit
 from lictor.errors import DataError
@@ -38,6 +38,8 @@ from lictor.reporting.sources import Source
 
 _ROW = ("width", "height", "bytes", "bpp", "psnr", "psnr_y", "ms_ssim", "lpips")
 _WAYS = {MEAN_PSNR: "mean of the dB values", MEAN_MSE: "PSNR of the mean error"}
+# Anchors of signals, the first that is there: what people know best, and always in this order.
+_USUAL_ANCHORS = ("mp3", "jpeg2000", "jpeg", "sz3")
 _SCRIPTS = ("theme", "page", "charts", "viewer")
 
 
@@ -65,13 +67,14 @@ def build_report(
     found = views(curves)
     if not curves or not found:
         raise DataError("a report needs a curve with at least one finite quality")
-    anchor = _anchor_of(curves, options.anchor)
+    anchor = anchor_of(curves, found[0], options.anchor)
     comparisons = compare_all(curves, found)
     pictures = gallery(sources, count=options.pictures, limit_bytes=options.picture_bytes)
     data = _data(curves, found, anchor, comparisons, pictures)
     scripts = {name: _script(_asset(f"{name}.js")) for name in _SCRIPTS}
     scripts["plotly"] = _script(_plotly())
     title = options.title or _title(curves)
+    each = "Per item" if _only_signals(curves) else "Per picture"
     return Template(_asset("page.html")).substitute(
         policy=_policy(list(scripts.values())),
         version=tag("span", version("lictor")),
@@ -87,7 +90,9 @@ def build_report(
         bd=bd_section(
             curves, found, comparisons, compare_points(curves, found), (found[0], anchor)
         ),
-        viewer=_viewer(pictures, options.pictures),
+        pictures=_pictures(pictures, options.pictures, curves),
+        links=_links(curves, pictures),
+        each=each,
         signals=signals_section(sources, count=options.pictures, limit_bytes=options.picture_bytes),
         time=time_section(curves),
         rows=rows_section(curves),
@@ -139,11 +144,25 @@ def _only(curve: Curve, view: View) -> Curve:
     return replace(curve, columns=columns)
 
 
-def _anchor_of(curves: Sequence[Curve], name: str) -> int:
+def anchor_of(curves: Sequence[Curve], view: View, name: str = "") -> int:
+    """Return the number of the curve that BD-rates are against at first: the one of that name.
+
+    Without a name it is the first that is a curve in this view. Of signals, codecs that everybody
+    knows come before those with a network of their own. Raises `DataError` for an unknown name.
+    """
     names = [curve.name for curve in curves]
     if name and name not in names:
         raise DataError(f"anchor {name!r} is not one of the curves: {', '.join(names)}")
-    return names.index(name) if name else 0
+    if name:
+        return names.index(name)
+    whole = [
+        i for i, curve in enumerate(curves) if len(set(_drawn_settings(curve, view))) >= MIN_POINTS
+    ]
+    if any(curve.of_signals for curve in curves):
+        usual = [names.index(peer) for peer in _USUAL_ANCHORS if peer in names]
+        peers = [i for i in range(len(curves)) if "network_bytes" not in curves[i].codec]
+        whole = [*(i for i in (*usual, *peers) if i in whole), *whole]
+    return whole[0] if whole else 0
 
 
 # ------------------------------------------------------------------------------------- the data
@@ -244,7 +263,8 @@ def _lead(curves: Sequence[Curve]) -> Html:
     parts = []
     if measured:
         counts = sorted({len(curve.images) for curve in measured})
-        pictures = " or ".join(map(str, counts)) + (" picture" if counts == [1] else " pictures")
+        thing = "item" if _only_signals(measured) else "picture"
+        pictures = " or ".join(map(str, counts)) + f" {thing}{'' if counts == [1] else 's'}"
         sets = list(dict.fromkeys(curve.dataset for curve in measured if curve.dataset))
         where = f" ({', '.join(sets)})" if sets else ""
         parts.append(f"{_count(len(measured), 'codec')} measured on {pictures}{where}")
@@ -282,6 +302,33 @@ def _metric_options(found: Sequence[View]) -> Html:
 def _options(entries: Any, selected: object = None) -> Html:
     return join(
         *(tag("option", text, value=key, selected=key == selected) for key, text in entries)
+    )
+
+
+def _only_signals(curves: Sequence[Curve]) -> bool:
+    return all(curve.of_signals for curve in curves)
+
+
+def _links(curves: Sequence[Curve], pictures: Gallery) -> Html:
+    """Return links to the sections of pictures and of signals, as far as these are there."""
+    links = []
+    if pictures.pictures or not _only_signals(curves):
+        links.append(tag("a", "Pictures", href="#pictures"))
+    if any(curve.of_signals for curve in curves):
+        links.append(tag("a", "Signals", href="#signals"))
+    return join(*links)
+
+
+def _pictures(pictures: Gallery, count: int, curves: Sequence[Curve]) -> Html:
+    """Return the section of pictures; nothing where signals have none and need none."""
+    if not pictures.pictures and _only_signals(curves):
+        return join(*(tag("p", note, class_="note") for note in pictures.notes))
+    return tag(
+        "section",
+        tag("h2", "Pictures", id="h-pictures"),
+        _viewer(pictures, count),
+        id="pictures",
+        aria_labelledby="h-pictures",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lictor.codecs.shipped import OF_SIGNALS, shipped_codec
 from lictor.codecs.signals.codec import SignalCodec
 from lictor.codecs.signals.store import is_signal_codec, read_signal_codec
 from lictor.data.signals.folder import list_signals
@@ -73,6 +74,19 @@ class SignalContender:
     network_bytes: dict[str, int]
     domain: tuple[str, int, int] | None = None
     peak: Peak | None = None
+
+
+def with_shipped(spec: str) -> str:
+    """Return a text with the files of shipped codecs of signals where it has their names."""
+    match = SPEC.match(spec)
+    what = "" if match is None else match["what"]
+    parts = [
+        str(shipped_codec(part)) if part in OF_SIGNALS and not Path(part).exists() else part
+        for part in what.split(",")
+    ]
+    if match is None or ",".join(parts) == what:
+        return spec
+    return spec[: match.start("what")] + ",".join(parts) + spec[match.end("what") :]
 
 
 def kind_of(specs: Sequence[str], place: str = "") -> str | None:
@@ -140,9 +154,10 @@ def _parse(spec: str, kind: str, effort: Effort | None) -> SignalContender:
     if what in peers:
         return _peer(name or what, peers[what], qualities)
     if not what.endswith(".lcodec"):
+        ours = [name for name, its in OF_SIGNALS.items() if its == kind]
         raise ConfigError(
-            f"{what!r} is no codec of signals of kind {kind}: choose {', '.join(peers)}, or a "
-            ".lcodec file"
+            f"{what!r} is no codec of signals of kind {kind}: choose {', '.join([*peers, *ours])}, "
+            "or a .lcodec file"
         )
     return _learned(name, what, qualities, kind, effort)
 

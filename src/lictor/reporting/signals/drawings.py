@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -16,6 +17,7 @@ _SECONDS = 10.0  # of a sound, at most: pages are sent by mail
 _WIDTH, _HEIGHT = 480, 320
 _DB_RANGE = 80.0
 _WINDOW_S = 0.025
+_MOST_STRETCH = 20.0  # of a voxel: longer ones are drawn as cubes
 
 
 def sound_uri(signal: Signal) -> str:
@@ -45,17 +47,104 @@ def spectrogram(signal: Signal, top_db: float | None = None) -> tuple[np.ndarray
     samples, rate = _sound(signal)
     mono = samples.mean(-1)
     count = min(len(mono), max(16, int(_WINDOW_S * rate)))
-    power = np.abs(stft(mono, rate, nperseg=count, noverlap=count // 2)[2]) ** 2
+    # Windows of a short sound overlap more, so that its picture is as wide as others'.
+    step = max(1, min(count // 2, len(mono) // _WIDTH))
+    power = np.abs(stft(mono, rate, nperseg=count, noverlap=count - step)[2]) ** 2
     levels = 10 * np.log10(np.maximum(power, 1e-20))[::-1]
     top = float(levels.max()) if top_db is None else top_db
     return coloured((levels - top + _DB_RANGE) / _DB_RANGE, "magma"), top
 
 
-def planes(samples: np.ndarray) -> list[np.ndarray]:
-    """Return the middle planes of a volume "x y z", first and last axes upright."""
-    middles = [n // 2 for n in samples.shape]
-    cuts = [np.take(samples, middle, axis) for axis, middle in enumerate(middles)]
-    return [np.rot90(cut) for cut in cuts]
+def planes(samples: np.ndarray, sides: Sequence[float] = (1.0, 1.0, 1.0)) -> list[np.ndarray]:
+    """Return the middle planes of a volume "x y z", first and last axes upright.
+
+    `sides` are those of a voxel: planes are as wide and high as the body, with square pixels of the
+    shortest side.
+    """
+    cuts = [np.take(samples, n // 2, axis) for axis, n in enumerate(samples.shape)]
+    pairs = [[side for i, side in enumerate(sides) if i != axis] for axis in range(3)]
+    return [
+        np.rot90(_stretched(cut, [side / min(sides) for side in pair]))
+        for cut, pair in zip(cuts, pairs, strict=True)
+    ]
+
+
+def _stretched(cut: np.ndarray, factors: Sequence[float]) -> np.ndarray:
+    """Repeat rows and columns until there are so many times as many; a factor is at least 1."""
+    counts = [round(n * factor) for n, factor in zip(cut.shape, factors, strict=True)]
+    places = [(np.arange(m) * n + n // 2) // m for n, m in zip(cut.shape, counts, strict=True)]
+    return cut[np.ix_(*places)]
+
+
+def voxel_sides(signal: Signal) -> tuple[float, float, float]:
+    """Return the sides of a voxel, of a volume whose form has an affine matrix; else 1, 1, 1.
+
+    Sides that nobody can draw, such as those of a damaged matrix, are 1 too.
+    """
+    affine = np.asarray(signal.form.get("affine", np.eye(4)), np.float64)
+    if affine.shape != (4, 4):
+        return 1.0, 1.0, 1.0
+    x, y, z = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
+    drawn = all(np.isfinite((x, y, z))) and 0 < max(x, y, z) <= _MOST_STRETCH * min(x, y, z)
+    return (x, y, z) if drawn else (1.0, 1.0, 1.0)
+
+
+def limits(signal: Signal) -> tuple[float, float]:
+    """Return what is drawn darkest and brightest: all values but the outermost thousandths."""
+    values = signal.samples if signal.mask is None else signal.samples[signal.mask]
+    low, high = (float(v) for v in np.percentile(values, (0.1, 99.9)))
+    return (low, high) if high > low else (low, low + 1)
+
+
+def grey_planes(signal: Signal, low: float, high: float) -> np.ndarray:
+    """Return the middle planes of a volume's first item beside each other."""
+    share = (signal.samples[0, ..., 0].astype(np.float64) - low) / (high - low)
+    return beside([coloured(plane, "gray") for plane in planes(share, voxel_sides(signal))])
+
+
+def _is_south_first(signal: Signal) -> bool:
+    """Tell whether the rows of a field are known to go from south to north."""
+    known = signal.form.get("coords", {}).get(signal.form.get("rows"), {}).get("values", [])
+    return len(known) > 1 and known[0] < known[-1]
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Fields as maps: the original, each decoded one with its error beside it, and the scales.
+
+    Errors are blue below and red above, darkest at `worst`, which is the same for all.
+    """
+
+    original: np.ndarray
+    decoded: list[np.ndarray]
+    low: float
+    high: float
+    worst: float
+    unit: str
+
+
+def maps(original: Signal, decoded: Sequence[Signal]) -> Maps:
+    """Draw the first item of fields, north up."""
+    low, high = limits(original)
+    north = slice(None, None, -1 if _is_south_first(original) else 1)
+    there = None if original.mask is None else original.mask[0, north]
+    x = original.samples[0, north, :, 0].astype(np.float64)
+    errors = [signal.samples[0, north, :, 0] - x for signal in decoded]
+    if there is not None:
+        errors = [np.where(there, error, 0.0) for error in errors]
+    worst = max((float(np.abs(error).max()) for error in errors), default=0.0) or 1.0
+    pairs = [
+        beside(
+            [
+                coloured((x + error - low) / (high - low), "viridis", there),
+                coloured(0.5 + error / (2 * worst), "RdBu_r", there),
+            ]
+        )
+        for error in errors
+    ]
+    first = coloured((x - low) / (high - low), "viridis", there)
+    unit = str(original.form.get("attrs", {}).get("units", ""))
+    return Maps(first, pairs, low, high, worst, unit)
 
 
 def coloured(share: np.ndarray, colours: str, there: np.ndarray | None = None) -> np.ndarray:

@@ -14,10 +14,11 @@ from lictor.evaluation.signals.kept import load_kept, original_signal_path, sign
 from lictor.reporting.gallery import matched_rates, nearest_setting
 from lictor.reporting.markup import Html, join, tag
 from lictor.reporting.signals.drawings import (
-    beside,
     coloured,
+    grey_planes,
+    limits,
+    maps,
     picture_uri,
-    planes,
     sound_uri,
     spectrogram,
 )
@@ -37,18 +38,13 @@ class Shown:
     signal: Signal
 
 
-def is_of_signals(source: Source) -> bool:
-    """Tell whether a curve is of signals: pictures have no baseline."""
-    return "baseline-psnr" in source.curve.columns
-
-
 def signals_section(sources: Sequence[Source], *, count: int, limit_bytes: int) -> Html:
     """Return figures and kept items of curves of signals; nothing where there is no such curve.
 
     Up to `count` items, of each codec those settings that are nearest to a few rates, together no
     larger than `limit_bytes` of the page.
     """
-    ours = [source for source in sources if is_of_signals(source)]
+    ours = [source for source in sources if source.curve.of_signals]
     if not ours:
         return Html()
     parts, notes, used = [], [], 0
@@ -185,43 +181,23 @@ def _draw_sounds(original: Signal, decoded: Sequence[Signal]) -> list[Html]:
 
 
 def _draw_planes(original: Signal, decoded: Sequence[Signal]) -> list[Html]:
-    low, high = _limits(original)
-
-    def draw(signal: Signal) -> Html:
-        share = (signal.samples[0, ..., 0].astype(np.float64) - low) / (high - low)
-        return _image(beside([coloured(p, "gray") for p in planes(share)]), "Three planes")
-
-    return [draw(signal) for signal in (original, *decoded)]
+    low, high = limits(original)
+    return [
+        _image(grey_planes(signal, low, high), "Three planes") for signal in (original, *decoded)
+    ]
 
 
 def _draw_maps(original: Signal, decoded: Sequence[Signal]) -> list[Html]:
     """Draw maps with their errors beside them, all errors on the scale of the largest."""
-    low, high = _limits(original)
-    there = None if original.mask is None else original.mask[0]
-    x = original.samples[0, ..., 0].astype(np.float64)
-    errors = [signal.samples[0, ..., 0] - x for signal in decoded]
-    if there is not None:
-        errors = [np.where(there, error, 0.0) for error in errors]
-    worst = max((float(np.abs(error).max()) for error in errors), default=0.0) or 1.0
-    unit = str(original.form.get("attrs", {}).get("units", ""))
-    figures = [
-        join(
-            _image(coloured((x - low) / (high - low), "viridis", there), "Map"),
-            tag("p", f"{low:.4g} to {high:.4g} {unit}", class_="note"),
-        )
-    ]
-    for error in errors:
-        pair = [
-            coloured((x + error - low) / (high - low), "viridis", there),
-            coloured(0.5 + error / (2 * worst), "RdBu_r", there),
-        ]
-        scale = tag("p", f"error: \N{PLUS-MINUS SIGN}{worst:.3g} {unit}", class_="note")
-        figures.append(join(_image(beside(pair), "Map, and error"), scale))
-    return figures
+    drawn = maps(original, decoded)
+    scale = tag("p", f"{drawn.low:.4g} to {drawn.high:.4g} {drawn.unit}", class_="note")
+    error = tag("p", f"error: \N{PLUS-MINUS SIGN}{drawn.worst:.3g} {drawn.unit}", class_="note")
+    pairs = [join(_image(pair, "Map, and error"), error) for pair in drawn.decoded]
+    return [join(_image(drawn.original, "Map"), scale), *pairs]
 
 
 def _draw_array(original: Signal, decoded: Sequence[Signal]) -> list[Html]:
-    low, high = _limits(original)
+    low, high = limits(original)
 
     def draw(signal: Signal) -> Html:
         values = signal.samples[0].astype(np.float64)
@@ -230,12 +206,6 @@ def _draw_array(original: Signal, decoded: Sequence[Signal]) -> list[Html]:
         return _image(coloured((flat - low) / (high - low), "viridis"), "Values")
 
     return [draw(signal) for signal in (original, *decoded)]
-
-
-def _limits(signal: Signal) -> tuple[float, float]:
-    values = signal.samples if signal.mask is None else signal.samples[signal.mask]
-    low, high = (float(v) for v in np.percentile(values, (0.1, 99.9)))
-    return (low, high) if high > low else (low, low + 1)
 
 
 _DRAW: dict[str, Callable[[Signal, Sequence[Signal]], list[Html]]] = {
