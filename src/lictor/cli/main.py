@@ -121,6 +121,7 @@ def freeze(
     *,
     out: Annotated[Path, arg(aliases=["-o"])],
     half: bool = False,
+    int8: bool = False,
     best: bool = False,
     force: bool = False,
     data: Annotated[
@@ -136,6 +137,7 @@ def freeze(
         out: Codec file to write, ending in .lcodec.
         best: Take the weights of the best evaluation so far, rather than the latest.
         half: Keep the weights in 16 bits: a file of half the size.
+        int8: For a run of signals: keep the vectors of its linear part in 8 bits.
         force: Overwrite an existing file.
         data: For a run of signals: files or folders of signals such as it was trained on, which
             tell the tables of the codec.
@@ -150,10 +152,13 @@ def freeze(
     if out.exists() and not force:
         raise DataError(f"{out}: exists already; add --force to overwrite it")
     if is_signal_run(run):
-        freeze_signals(run, out, data, best=best, half=half)
+        weights = "int8" if int8 else "float16" if half else "float32"
+        freeze_signals(run, out, data, best=best, weights=weights)
         return 0
     if data:
         raise ConfigError("--data is for runs of signals; a codec of pictures needs none")
+    if int8:
+        raise ConfigError("--int8 is for runs of signals; see `lictor quantize` for pictures")
     model, config, step = load_run(run, best=best)
     notes = {"steps": step, "recipe": config_to_dict(config)}
     dtype = torch.float16 if half else torch.float32

@@ -31,12 +31,11 @@ def is_signal_run(run: Path) -> bool:
     return isinstance(tree, dict) and "signal" in tree
 
 
-def freeze_signals(run: Path, out: Path, data: Sequence[str], *, best: bool, half: bool) -> None:
+def freeze_signals(run: Path, out: Path, data: Sequence[str], *, best: bool, weights: str) -> None:
     """Make a codec file of a run of signals; its tables are fitted to the signals of `data`."""
-    import torch
-
     from lictor.codecs.signals.codec import SignalCodec
     from lictor.codecs.signals.domain import Domain
+    from lictor.codecs.signals.weights import DTYPES
     from lictor.training.implicit.signals import open_signals
     from lictor.training.recipe import config_to_dict
     from lictor.training.run import load_signal_run
@@ -66,7 +65,7 @@ def freeze_signals(run: Path, out: Path, data: Sequence[str], *, best: bool, hal
         qualities=(config.rate.lowest, config.rate.highest),
         step=config.rate.step if config.rate.weight else None,
         steps=config.fit.steps,
-        weight_dtype=torch.float16 if half else torch.float32,
+        weight_dtype=DTYPES[weights],
         notes={"steps": step, "recipe": config_to_dict(config)},
     )
     codec.save(out)

@@ -12,6 +12,9 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from lictor.codecs.learned import Codec
 from lictor.codecs.signals import network as network_module
@@ -19,6 +22,7 @@ from lictor.codecs.signals.codec import SignalCodec
 from lictor.codecs.signals.domain import Domain
 from lictor.codecs.signals.network import Network, blocks
 from lictor.codecs.signals.store import read_signal_codec
+from lictor.codecs.signals.weights import DTYPES, packed, rounded, unpacked
 from lictor.codecs.store import Stored
 from lictor.coding.archive import Archive
 from lictor.data.signals.signal import Signal
@@ -573,6 +577,42 @@ def test_half_precision_halves_the_weights_and_changes_little(tmp_path):
     assert errors[1] == pytest.approx(errors[0], rel=0.02)
 
 
+def test_vectors_in_8_bits_change_little_and_pack_to_the_same_again(tmp_path):
+    codecs = [make(PICTURES, picture, weight_dtype=d) for d in (torch.float32, torch.int8)]
+    path = tmp_path / "a.lcodec"
+    codecs[1].save(path)
+    content = read_signal_codec(path)
+    vectors = [content.tensors[f"weights/linear.{part}"] for part in ("basis", "projection")]
+    assert {tensor.dtype for tensor in vectors} == {torch.int8}
+    # A power of two leaves no more than a bit unused, and nothing is cut off.
+    assert all(t.int().abs().amax((0, 1)).min() >= 64 for t in vectors)
+    again = SignalCodec.load(path)
+    assert again.fingerprint == codecs[1].fingerprint
+    signal = picture(seed=9)
+    found = codecs[1].encode_verbose([signal], 10)
+    assert same(again.decode(found.data)[0], found.reconstructions[0])
+    errors = [error(signal, c.decode(c.encode([signal], 10))[0]) for c in codecs]
+    assert errors[1] == pytest.approx(errors[0], rel=0.05)
+
+
+@given(hnp.arrays(np.float32, (3, 2, 4), elements=st.floats(-(2.0**90), 2.0**90, width=32)))
+def test_packed_weights_are_near_and_stay(values):
+    state = {"a": torch.from_numpy(values), "b": torch.ones(2)}
+    once = rounded(state, torch.int8)
+    most = np.abs(values).max((0, 1))
+    assume(((most == 0) | (most > 1e-30)).all())
+    assert (np.abs(once["a"].numpy() - values) <= most / 126).all()
+    again = packed(once, torch.int8)
+    assert all(torch.equal(t, packed(state, torch.int8)[k]) for k, t in again.items())
+
+
+def test_vectors_without_their_scales_are_refused():
+    tensors = packed({"a": torch.randn(3, 2, 4)}, torch.int8)
+    for wrong in ({"a": tensors["a"]}, tensors | {"a.scales": torch.ones(3)}):
+        with pytest.raises(CheckpointError, match="a has no scales"):
+            unpacked(wrong)
+
+
 def test_a_network_of_sines_codes_too(tmp_path):
     torch.manual_seed(0)
     points = COORDINATES["unit"]((8, 8))
@@ -592,5 +632,6 @@ def test_what_cannot_be_frozen_is_refused():
         SignalCodec.freeze(model, SOUNDS, [picture()])
     with torch.no_grad():
         model.linear.basis[0] = torch.inf
-    with pytest.raises(LictorError, match="not finite"):
-        SignalCodec.freeze(model, SOUNDS, [sound()])
+    for dtype in DTYPES.values():
+        with pytest.raises(LictorError, match="not finite"):
+            SignalCodec.freeze(model, SOUNDS, [sound()], weight_dtype=dtype)

@@ -36,6 +36,7 @@ from lictor.codecs.signals.store import (
     read_signal_codec,
     write_signal_codec,
 )
+from lictor.codecs.signals.weights import rounded
 from lictor.codecs.store import Stored
 from lictor.coding.archive import FINGERPRINT_BYTES, MAX_SAMPLES, Archive, Entry
 from lictor.coding.stream import SymbolDecoder, SymbolEncoder, choose_lanes, expected_overhead_bytes
@@ -136,7 +137,8 @@ class SignalCodec:
                 stands for; half the latents' root mean square if not given.
             bits: the paper's quantizer instead, with these fewest and most bits as qualities.
             steps: of the inner loop when encoding.
-            weight_dtype: float16 or float32; weights are rounded before anything follows from them.
+            weight_dtype: float32, float16 or int8 (see `codecs.signals.weights`); weights are
+                rounded before anything follows from them.
             notes: plain values that travel in the codec file.
 
         Raises:
@@ -144,10 +146,11 @@ class SignalCodec:
         """
         frozen = copy.deepcopy(model).cpu().requires_grad_(False)
         with torch.no_grad():
-            for name, tensor in frozen.state_dict().items():
-                tensor.copy_(tensor.to(weight_dtype))
-                if not bool(torch.isfinite(tensor).all()):
+            state = frozen.state_dict()
+            for name, tensor in rounded(state, weight_dtype).items():
+                if not bool((state[name].isfinite() & tensor.isfinite()).all()):
                     raise LictorError(f"{name} is not finite in {weight_dtype}; cannot freeze")
+                state[name].copy_(tensor)
         network = Network(frozen, domain)
         z, grids = _training_latents(network, domain, signals, steps)
         # A patch without any value has the mean latent.

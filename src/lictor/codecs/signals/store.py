@@ -20,6 +20,7 @@ from lictor.codecs.signals.domain import Domain
 from lictor.codecs.signals.latents import LatentCoding, StepLatents
 from lictor.codecs.signals.pooled import PooledLatents
 from lictor.codecs.signals.prediction import Prediction
+from lictor.codecs.signals.weights import DTYPES, packed, unpacked
 from lictor.codecs.store import FORMAT as PICTURE_FORMAT
 from lictor.codecs.store import SIGNAL_FORMATS, Stored, read_tensors, stored
 from lictor.errors import CheckpointError
@@ -29,7 +30,6 @@ from lictor.implicit.model import ImplicitModel
 
 FORMAT = SIGNAL_FORMATS + "1"
 _WEIGHTS, _LATENTS = "weights/", "latents/"
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _STEP, _POOLED = "step", "pooled"
 _STEP_ARRAYS = ("means", "steps", "rows", "factors", "features", "predicted")
 
@@ -72,9 +72,12 @@ def content_of(
 ) -> Stored:
     """Put together what a codec's file holds."""
     assert isinstance(latents, StepLatents | PooledLatents)
-    rounded = {name: tensor.to(weight_dtype).contiguous() for name, tensor in weights.items()}
     content = stored(
-        config, rounded, {"latents": latents.tables}, weight_dtype=weight_dtype, notes=notes
+        config,
+        packed(weights, weight_dtype),
+        {"latents": latents.tables},
+        weight_dtype=weight_dtype,
+        notes=notes,
     )
     extra: dict[str, np.ndarray] = {}
     if isinstance(latents, StepLatents):
@@ -111,7 +114,7 @@ def read_signal_codec(path: Path) -> Stored:
         )
     try:
         config, notes = json.loads(metadata["config"]), json.loads(metadata["notes"])
-        content = Stored(config, tensors, _DTYPES[metadata["weights"]], notes, ())
+        content = Stored(config, tensors, DTYPES[metadata["weights"]], notes, ())
         fingerprint = content.fingerprint.hex()
     except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged codec file ({error})") from error
@@ -142,11 +145,13 @@ def model_of(
             f"no network {name!r} on coordinates {domain.coordinates!r} is known; "
             f"there are {', '.join(models)} on {', '.join(COORDINATES)}"
         )
-    weights = {
-        key.removeprefix(_WEIGHTS): tensor
-        for key, tensor in content.tensors.items()
-        if key.startswith(_WEIGHTS)
-    }
+    weights = unpacked(
+        {
+            key.removeprefix(_WEIGHTS): tensor
+            for key, tensor in content.tensors.items()
+            if key.startswith(_WEIGHTS)
+        }
+    )
     points = COORDINATES[domain.coordinates](domain.grid)
     with torch.device("meta"):  # names and shapes, but no numbers
         outline = models[name](points.to("meta"), domain.channels, **settings)
@@ -154,7 +159,7 @@ def model_of(
     if claimed != {key: tuple(tensor.shape) for key, tensor in weights.items()}:
         raise CheckpointError(f"the weights are not those of {name} {settings}")
     model = models[name](points, domain.channels, **settings)
-    model.load_state_dict({key: tensor.float() for key, tensor in weights.items()})
+    model.load_state_dict(weights)
     return model
 
 
