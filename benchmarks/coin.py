@@ -5,8 +5,8 @@
 ITEMS.npy holds pictures, "items rows columns 3". Networks of several sizes are fitted to all items
 at once by Adam; their weights are rounded to several steps, and all of a size and a step make one
 archive; of these points, those that no other beats are COIN's curve. The codec makes an archive of
-the same items at every other of its qualities. Printed and written: bits per pixel and PSNR of both,
-the BD-rate between them, and seconds of encoding an item.
+the same items at every other of its qualities. Printed and written: bits per pixel and PSNR of
+both, the BD-rate between them, and seconds of encoding an item.
 """
 
 from __future__ import annotations
