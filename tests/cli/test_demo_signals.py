@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from conftest import photo
-from lictor.cli import demo_data, demo_signals
+from lictor.cli import demo_data, demo_files, demo_signals
 from lictor.cli.demo_data import SOURCES
 from lictor.cli.demo_signals import _nearest, _qualities, _Row, run_signal_demo
 from lictor.cli.main import main
@@ -19,7 +19,7 @@ from lictor.codecs.signals.domain import Domain
 from lictor.codecs.signals.network import Network
 from lictor.data.signals.formats import read_signal, write_signal
 from lictor.data.signals.signal import Signal
-from lictor.errors import LictorError
+from lictor.errors import DataError, LictorError
 from lictor.implicit.coordinates import COORDINATES
 from lictor.implicit.model import IMPLICIT
 from lictor.implicit.pca import fit_pca
@@ -249,6 +249,16 @@ def test_peers_are_the_nearest_in_size():
     assert [row.num_bytes for row in _nearest(rows, [130, 120, 900])] == [100, 800]
     assert [row.num_bytes for row in _nearest(rows, [150])] == [200]  # by ratio, not difference
     assert _nearest([], [5]) == []
+
+
+def test_a_demo_is_not_in_the_way_of_another(tmp_path):
+    assert set(SOURCES) == set(demo_files.MODALITIES)
+    for name in SOURCES:
+        (tmp_path / name).mkdir()
+    demo_files.demo_folder(tmp_path, [], force=False)
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(DataError, match="--force"):
+        demo_files.demo_folder(tmp_path, [], force=False)
 
 
 def test_training_is_for_pictures(tmp_path, capsys):

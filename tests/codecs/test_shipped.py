@@ -96,6 +96,8 @@ def test_a_name_does_what_its_file_does(tmp_path, capsys):
     ("words", "args"),
     [
         ("add --codec speech", ("compress", "a.wav")),
+        ("but signals of kind audio; add --codec speech", ("compress", "sounds", "-o", "b")),
+        ("contains no pictures (.png, .jpg, .jpeg, .webp)", ("compress", "empty", "-o", "b")),
         ("add --codec mri", ("compress", "a.nii.gz")),
         ("add --codec climate", ("compress", "a.pp")),
         ("did you mean 'speech'", ("compress", "a.wav", "--codec", "speach")),
@@ -107,9 +109,12 @@ def test_a_name_does_what_its_file_does(tmp_path, capsys):
 )
 def test_one_line_says_what_to_do(words, args, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for name in ("a.wav", "a.nii.gz", "a.pp", "a.lsig"):
+    Path("sounds").mkdir()
+    Path("empty").mkdir()
+    for name in ("a.wav", "a.nii.gz", "a.pp", "a.lsig", "sounds/a.wav"):
         Path(name).write_bytes(b"RIFF nothing much")
+    there = sorted(p.name for p in tmp_path.iterdir())
     assert call(*args) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.lsig", "a.nii.gz", "a.pp", "a.wav"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == there

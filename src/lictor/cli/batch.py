@@ -60,6 +60,20 @@ def check_places(inputs: Sequence[str], out: str | None) -> None:
             file_system(place)
 
 
+def _instead(place: str, kind: str) -> str:
+    """Return what to do with a tree that has signals where pictures were looked for."""
+    from lictor.codecs.shipped import remedy_for
+    from lictor.data.places import list_files
+    from lictor.data.signals.formats import FORMATS, suffix_of
+
+    others = [suffix for suffix, held in FORMATS.items() if held.kinds[0] != "image"]
+    names = list_files(place, others) if kind == "pictures" else []
+    if not names:
+        return ""
+    held = FORMATS[suffix_of(Path(names[0]))].kinds[0]
+    return f", but signals of kind {held}; {remedy_for(held)}"
+
+
 def choose_targets(
     inputs: Sequence[str],
     out: str | None,
@@ -84,7 +98,7 @@ def choose_targets(
             continue
         names = list_files(place, sources)
         if not names:
-            bad.append(f"{place}: contains no {kind} ({', '.join(sources)})")
+            bad.append(f"{place}: contains no {kind} ({', '.join(sources)}){_instead(place, kind)}")
         for name in names:
             source = joined(place, name)
             goes = beside(source)

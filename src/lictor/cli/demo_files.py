@@ -7,13 +7,16 @@ from pathlib import Path
 
 from lictor.errors import DataError, LictorError
 
+# Demos of signals lie in folders of these names, beside what the demo of pictures leaves.
+MODALITIES = ("audio", "volume", "field", "thumbnails")
+
 
 def demo_folder(out: Path, former: Sequence[Path], *, force: bool) -> None:
     """Make a demo's folder, and remove the files `former` of an earlier one that are in the way.
 
     Raises `DataError` when there is something in it, unless with `force`, or it cannot be made.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
+    if not force and out.exists() and (not out.is_dir() or _in_the_way(out)):
         raise DataError(f"{out}: exists already; add --force, or choose another folder with --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -21,6 +24,10 @@ def demo_folder(out: Path, former: Sequence[Path], *, force: bool) -> None:
             (out / old).unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{out}: cannot make the folder ({error.strerror})") from error
+
+
+def _in_the_way(out: Path) -> bool:
+    return any(path.name not in MODALITIES for path in out.iterdir())
 
 
 def decode_elsewhere(files: Sequence[Path], codec_file: Path, folder: Path) -> None:

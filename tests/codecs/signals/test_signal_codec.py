@@ -624,6 +624,16 @@ def test_a_network_of_sines_codes_too(tmp_path):
     assert same(SignalCodec.load(tmp_path / "a").decode(found.data)[0], found.reconstructions[0])
 
 
+@pytest.mark.parametrize("name", ["linear-coinpp", "linear"])
+def test_a_network_that_knows_nothing_yet_makes_a_codec_all_the_same(name):
+    points = COORDINATES[SOUNDS.coordinates](SOUNDS.grid)
+    model = IMPLICIT[name](points, SOUNDS.channels, **IMPLICIT[name].tiny)
+    signals = [sound(seed=1), sound(seed=2)]
+    codec = SignalCodec.freeze(model, SOUNDS, signals, steps=0)
+    found = codec.encode_verbose(signals[:1], 4)
+    assert same(codec.decode(found.data)[0], found.reconstructions[0])
+
+
 def test_what_cannot_be_frozen_is_refused():
     model = components(SOUNDS, [sound(seed=1), sound(seed=2)])
     with pytest.raises(DataError, match="there is none"):

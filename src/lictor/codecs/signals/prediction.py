@@ -24,6 +24,7 @@ MAX_SEEN = 64
 # Regularization, relative to the mean variance of what is predicted from.
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _LEAST_SHARE = 0.01  # of patches with such neighbours, for them to have weights of their own
+_LEAST_VARIANCE = 1e-12
 _LEAST_GAIN = 0.01  # bits per symbol, on latents that the weights were not made from
 
 Present = tuple[bool, ...]
@@ -168,7 +169,8 @@ def _regression(joint: Float[np.ndarray, "v n"], d: int, ridge: float) -> Float[
     """Return the weights of all variables before it, for each of the last `d`."""
     v, n = joint.shape
     covariance = joint @ joint.T / n
-    floor = ridge * np.trace(covariance) / v
+    # Where all are zero, as latents of silence are, so are the weights.
+    floor = max(ridge * np.trace(covariance) / v, _LEAST_VARIANCE)
     factor = np.linalg.cholesky(covariance + floor * np.eye(v))
     # Row i of the inverse has 1 / sigma_i at i, and minus the weights over sigma_i before it.
     inverse = solve_triangular(factor, np.eye(v), lower=True)[-d:]
