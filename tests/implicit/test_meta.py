@@ -25,7 +25,7 @@ def _learned(name) -> ImplicitModel:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    return model
+    return model.requires_grad_()  # those of components too, which do not learn by themselves
 
 
 def _signals(items, dtype=torch.float64, channels=2):
