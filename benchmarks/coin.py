@@ -1,6 +1,6 @@
 """COIN beside a codec of signals: one network an item, its weights in real files, on equal items.
 
-    python benchmarks/coin.py ITEMS.npy CODEC.lcodec --json results/signals/coin.json
+    python benchmarks/coin.py ITEMS.npy CODEC.lcodec --count 16 --json coin.json
 
 ITEMS.npy holds pictures, "items rows columns 3". Networks of several sizes are fitted to all items
 at once by Adam; their weights are rounded to several steps, and all of a size and a step make one

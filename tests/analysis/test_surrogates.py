@@ -329,6 +329,7 @@ def test_the_strip_is_bent_and_centered():
     assert float((bent - 0.1 * along.square() + 0.9).std()) == pytest.approx(0.5, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_toy_codec_learns_and_its_seed_decides():
     found = train_toy(SURROGATES["noise"](), FEW, seed=0)
     again = train_toy(SURROGATES["noise"](), FEW, seed=0)

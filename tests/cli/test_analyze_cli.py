@@ -99,6 +99,7 @@ def test_to_first_order_the_rate_equivalent_is_the_bd_rate():
         assert single.rate_equivalent == pytest.approx(family.bd_rate, rel=0.05)
 
 
+@pytest.mark.slow
 def test_ptq_writes_a_table_a_file_and_a_chart(lictor, codec_file, pictures, tmp_path):
     out, others = tmp_path / "out", tmp_path / "others"
     others.mkdir()
@@ -123,6 +124,7 @@ def test_ptq_writes_a_table_a_file_and_a_chart(lictor, codec_file, pictures, tmp
     assert "--force" in err
 
 
+@pytest.mark.slow
 def test_a_family_has_a_bd_rate_or_says_why_not(lictor, pictures, tmp_path):
     files = []
     for number in range(4):
@@ -169,6 +171,7 @@ def test_a_part_that_a_model_has_not_is_left_out(lictor, pictures, tmp_path):
     assert "none of the parts" in err
 
 
+@pytest.mark.slow
 def test_names_of_any_bytes_are_no_obstacle(lictor, codec_file, pictures, tmp_path):
     named = codec_file.rename(tmp_path / "a, b [c].lcodec")
     try:
@@ -181,6 +184,7 @@ def test_names_of_any_bytes_are_no_obstacle(lictor, codec_file, pictures, tmp_pa
         assert (out / f"{question}.json").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_ptq_can_optimize_each_copy(lictor, codec_file, pictures, tmp_path):
     code, _, err = lictor(
         *("ptq", codec_file, "--data", pictures, "--calibration", pictures, "-o", tmp_path / "out"),

@@ -83,6 +83,7 @@ def test_from_a_recipe_to_a_table(lictor, picture_folder, tmp_path):
     assert any(line[:1] == ["soap"] for line in lines)
 
 
+@pytest.mark.slow
 def test_runs_that_differ_are_warned_about(lictor, run, tmp_path):
     other = write_run(tmp_path / "soap", [row(10)], optim={"beta1": 0.95}, loss={"lmbda": 1.0})
     code, out, errors = lictor("analyze", "conflict", run, other, "-o", tmp_path / "out")
@@ -94,6 +95,7 @@ def test_runs_that_differ_are_warned_about(lictor, run, tmp_path):
     assert " - " in out  # the shorter run has no probe in later phases
 
 
+@pytest.mark.slow
 def test_results_are_only_overwritten_when_asked(lictor, run, tmp_path):
     assert lictor("analyze", "conflict", run, "-o", tmp_path / "out")[0] == 0
     before = (tmp_path / "out" / "scores.png").read_bytes()

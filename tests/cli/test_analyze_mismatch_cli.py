@@ -73,6 +73,7 @@ def test_the_parts_add_up_in_units_of_the_loss(tmp_path):
     assert run.rate_bpp == {"y": (0.25,)}
 
 
+@pytest.mark.slow
 def test_where_a_run_went_on_with_other_pictures_is_known_and_drawn(lictor, tmp_path):
     same, other = (write_run(tmp_path / name, [0.1, 0.2, 0.3]) for name in ("same", "other"))
     path = other / "metrics.jsonl"

@@ -108,6 +108,7 @@ def test_embedded_weights_are_on_their_lines_in_the_story(trained):
     assert np.abs(values[:, WARMUP] - values[:, WARMUP + 1]).max() < 0.01  # one piece fits the next
 
 
+@pytest.mark.slow
 def test_a_run_that_is_going_on_can_be_looked_at(lictor, trained, tmp_path):
     lines = (trained / MODES).read_text().splitlines(keepends=True)
     early = tmp_path / "early"

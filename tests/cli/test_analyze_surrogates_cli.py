@@ -68,6 +68,7 @@ def test_everything_is_tabulated_and_drawn(lictor, tmp_path):
     assert "--force" in errors[0]
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_what_is_finished(lictor, tmp_path, monkeypatch):
     def interrupted(settings):
         raise KeyboardInterrupt

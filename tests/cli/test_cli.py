@@ -278,7 +278,7 @@ def test_an_option_of_several_values_may_be_given_again(lictor, picture_folder, 
     recipe.write_text(TINY)
     command = ("train", recipe, "--data", f"{picture_folder}=1", "--data", f"{picture_folder}=2")
     folder = tmp_path / "run"
-    changes = ("--set", "train.steps=2", "train.seed=3", "--out", folder, "--set", "model.n=4")
+    changes = ("--set", "train.steps=2", "train.seed=3", "--out", folder, "--set=model.n=4")
     assert lictor(*command, *changes)[0] == 0
     config = json.loads((folder / "config.json").read_text())
     assert (config["train"]["steps"], config["train"]["seed"], config["model"]["n"]) == (2, 3, 4)

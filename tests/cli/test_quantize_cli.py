@@ -75,6 +75,7 @@ def test_weights_alone_need_no_pictures(lictor, codec_file, tmp_path):
     assert Codec.load(out).model.quantization == "W4 all"
 
 
+@pytest.mark.slow
 def test_optimizing_gives_another_codec(lictor, codec_file, picture_folder, tmp_path):
     files = [tmp_path / "plain.lcodec", tmp_path / "better.lcodec"]
     common = ("quantize", codec_file, "--data", picture_folder, "--crops", 2, "--weights", 4)
@@ -117,6 +118,7 @@ def test_a_quantized_codec_is_not_quantized_again(lictor, codec_file, tmp_path):
     fails(lictor("quantize", once, "--activations", "None", "-o", twice), "already")
 
 
+@pytest.mark.slow
 def test_optimizing_needs_a_trade_off(lictor, picture_folder, tmp_path):
     file, out = tmp_path / "no-notes.lcodec", tmp_path / "out.lcodec"
     Codec.freeze(tiny_model("checkerboard")).save(file)

@@ -53,6 +53,7 @@ def fails_with_one_line(result: tuple[int, str, list[str]], *words: str) -> None
         assert word in errors[0]
 
 
+@pytest.mark.slow
 def test_a_page_and_charts_are_written(lictor, tmp_path):
     charts = [arg for name in ("a.pdf", "a.svg", "a.png") for arg in ("--chart", name)]
     code, out, errors = lictor("results", "bpg-444", "-o", "report.html", *charts)

@@ -10,6 +10,7 @@ from lictor.codecs.shipped import DEFAULT, OF_SIGNALS, find_codec, remedy_for, s
 from lictor.codecs.signals.codec import SignalCodec
 from lictor.codecs.store import read_codec
 from lictor.errors import CheckpointError
+from lictor.evaluation.signals.contenders import with_shipped
 
 NAMES = [DEFAULT, *OF_SIGNALS]
 
@@ -32,6 +33,13 @@ def test_the_default_is_the_codec_of_pictures():
     assert find_codec(None) == find_codec("default") == find_codec(Path("default"))
     assert find_codec(None) == shipped_codec(DEFAULT)
     assert read_codec(shipped_codec(DEFAULT)).config["model"]
+
+
+def test_a_folder_hides_no_shipped_codec(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("speech").mkdir()
+    assert find_codec("speech") == shipped_codec("speech")
+    assert with_shipped("speech:0") == f"{shipped_codec('speech')}:0"
 
 
 def test_a_file_comes_before_a_shipped_codec_of_its_name(tmp_path, monkeypatch):

@@ -288,6 +288,7 @@ def test_memory_is_of_the_call_alone_and_not_of_the_process_that_asks():
     assert above_decode < 50 * MIB
 
 
+@pytest.mark.slow
 def test_a_codec_that_cannot_be_made_elsewhere_is_told_in_one_line():
     codec, images = HungryCodec(), [photo(8, 8)]
     with pytest.raises(ConfigError, match="make must be picklable"):

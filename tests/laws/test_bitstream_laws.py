@@ -93,6 +93,7 @@ def test_bytes_are_at_most_bits_and_one_percent_and_lane_overhead(tables, seed, 
     assert len(payload) >= 0.99 * bits / 8 - 2 * payload[0]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(any_tables(), st.data())
 def test_escape_bytes_are_exactly_those_in_bits(tables, data):

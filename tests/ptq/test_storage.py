@@ -91,6 +91,7 @@ def test_float_weights_survive_16_bits_behind_the_finest_steps():
         assert float((rounded - exact).abs().max()) <= 2**-11 * float(exact.abs().max()), name
 
 
+@pytest.mark.slow
 def test_another_process_decodes_the_same(tmp_path):
     codec = quantized_codec()
     codec.save(tmp_path / "q.lcodec")
@@ -123,6 +124,7 @@ def test_files_shrink_with_the_bits(tmp_path):
         assert path.stat().st_size < (whole - tables) * bits / 32 * 1.1 + tables
 
 
+@pytest.mark.slow
 def test_a_codec_without_integers_says_nothing_of_them():
     codec = Codec.freeze(tiny_model("checkerboard"))
     assert "quantization" not in codec.describe()

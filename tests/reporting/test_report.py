@@ -135,6 +135,7 @@ def test_the_table_has_what_compare_says(page, sources):
     assert data["bd"]["psnr|mean-psnr"][0][3] == {"rate": None, "per_image": None}
 
 
+@pytest.mark.slow
 def test_only_the_table_of_the_chosen_anchor_is_seen(sources):
     page = build_report(sources, Options(anchor="WebP", pictures=0))
     seen = re.findall(r'<tbody data-view="([^"]*)" data-anchor="(\d+)">', page)
@@ -174,6 +175,7 @@ def test_a_curve_with_a_lossless_point_says_that_it_is_not_drawn(sources):
     assert "JPEG: PSNR dB is not finite at q80; not drawn." in text
 
 
+@pytest.mark.slow
 def test_without_kept_pictures_the_page_says_how_to_get_them(sources):
     without = [Source(source.curve) for source in sources]
     assert "lictor evaluate ... --keep 3" in words(build_report(without))
@@ -302,6 +304,7 @@ def test_an_original_that_is_another_picture_is_not_shown(tmp_path):
     assert "another picture" in shown.notes[0]
 
 
+@pytest.mark.slow
 def test_pictures_of_two_folders_are_compared_when_they_are_the_same(tmp_path):
     write_results(tmp_path / "a", "JPEG", keep=1)
     write_results(tmp_path / "b", "WebP", "WEBP", keep=2)
@@ -330,6 +333,7 @@ def test_what_is_no_result_in_a_folder_is_left_out_and_told(tmp_path):
     assert "other.json" in words(build_report(sources, notes=notes))
 
 
+@pytest.mark.slow
 def test_curves_of_one_name_are_told_apart(tmp_path):
     for place in ("a", "b"):
         write_results(tmp_path / place, keep=1)

@@ -210,6 +210,7 @@ def test_smoothing_keeps_a_constant_and_forgets_by_steps():
     assert smoothed([(3, 2.0), (4, 1.0)], 0.0) == [(3, 2.0), (4, 1.0)]
 
 
+@pytest.mark.slow
 def test_charts_are_what_their_suffix_says_and_the_same_again(tmp_path):
     rows = [row for s in range(1, 40) for row in (train_row(s, 9 / s), evaluation(s, 10 / s))]
     logs = {
@@ -227,6 +228,7 @@ def test_charts_are_what_their_suffix_says_and_the_same_again(tmp_path):
         assert np.asarray(image.convert("L")).std() > 5
 
 
+@pytest.mark.slow
 def test_a_chart_shows_every_run(tmp_path):
     """Removing a run's curve or moving a point changes the picture."""
     rows = [row for s in (1, 2, 3) for row in (train_row(s, 4.0 - s), evaluation(s, 5.0 - s))]

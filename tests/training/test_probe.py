@@ -209,6 +209,7 @@ def test_without_a_step_between_them_two_gradients_are_the_same(make_model):
     assert row["intra_raw"] == row["intra_pre"] == row["intra_h"]  # SGD's map is the identity
 
 
+@pytest.mark.slow
 def test_a_lag_compares_gradients_further_apart():
     near, far = (Run(every=6, lag=lag).advance(12).rows for lag in (0, 5))
     assert [row["step"] for row in far] == [6, 12]
@@ -237,6 +238,7 @@ def test_rows_come_every_so_many_steps_and_are_json():
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
 
 
+@pytest.mark.slow
 def test_before_there_are_statistics_or_three_steps_there_is_no_row():
     assert [r["step"] for r in Run(optimizer="adam", every=1).advance(4).rows] == [3, 4]
     # SOAP's first gradient only sets its bases: it has statistics after two steps.
@@ -441,6 +443,7 @@ def whole(tmp_path_factory, pictures):
     return out
 
 
+@pytest.mark.slow
 def test_a_recipe_turns_the_probe_on_and_the_weights_do_not_notice(whole, pictures, tmp_path):
     assert [row["step"] for row in rows_of(whole)] == [3, 6, 9]
     finish(CONFIG, pictures, tmp_path / "plain")

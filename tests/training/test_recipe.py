@@ -302,6 +302,7 @@ def any_tree(draw) -> dict:
     return tree
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(any_tree())
 def test_a_tree_comes_back_from_plain_values_and_its_types_are_exact(tree):

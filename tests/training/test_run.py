@@ -82,6 +82,7 @@ def test_a_run_killed_between_checkpoints_goes_on_as_if_nothing_had_happened(
     assert steps == sorted(set(steps))
 
 
+@pytest.mark.slow
 def test_a_run_asked_to_stop_saves_at_once_and_resumes_bitwise(tmp_path, picture_folder, whole):
     out = tmp_path / "stopped"
     calls = itertools.count()
@@ -103,6 +104,7 @@ def test_evaluations_come_at_their_steps_and_at_the_end(tmp_path, picture_folder
     assert [r.step for r in reports if isinstance(r, StepReport)] == list(range(10))
 
 
+@pytest.mark.slow
 def test_evaluation_does_not_disturb_training(tmp_path, picture_folder, whole):
     every = RunConfig(
         **vars(CONFIG) | {"train": TrainConfig(**vars(CONFIG.train) | {"eval_every": 1})}
@@ -111,6 +113,7 @@ def test_evaluation_does_not_disturb_training(tmp_path, picture_folder, whole):
     assert equal(weights(tmp_path / "often"), weights(whole))
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_with_another_recipe(picture_folder, whole):
     other = RunConfig(**vars(CONFIG) | {"data": DataConfig(crop_size=128)})
     with pytest.raises(ConfigError, match=r"data\.crop_size"):
@@ -122,6 +125,7 @@ def test_a_run_is_not_resumed_with_another_recipe(picture_folder, whole):
     assert load_run(whole)[2] == 12
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_other_pictures_unasked(tmp_path, picture_folder, caplog):
     out, moved = tmp_path / "run", tmp_path / "moved"
     short = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=2))
@@ -143,6 +147,7 @@ def test_a_run_does_not_go_on_with_other_pictures_unasked(tmp_path, picture_fold
     finish(CONFIG, moved, out, resume=True)  # from now on these are its pictures
 
 
+@pytest.mark.slow
 def test_a_run_that_left_no_checkpoint_is_begun_anew_with_a_word(
     tmp_path, picture_folder, whole, caplog
 ):
@@ -231,6 +236,7 @@ PHASED = dataclasses.replace(
 )
 
 
+@pytest.mark.slow
 def test_in_a_phase_parts_rest_and_the_rate_is_another(tmp_path, picture_folder):
     rates, parts = [], []
     for report in run(PHASED, picture_folder, tmp_path / "run", make_hooks=_spy(parts)):
@@ -479,6 +485,7 @@ def test_without_rollback_a_ruined_run_stays_ruined(tmp_path, picture_folder):
     assert not (out / "good.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_run_stopped_after_a_rollback_goes_on_bitwise(tmp_path, picture_folder):
     whole = rolled(tmp_path / "whole", picture_folder, 0.5)
     calls = itertools.count()

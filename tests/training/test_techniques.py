@@ -158,6 +158,7 @@ def _stop_at(
     finish(config, data, out, resume=resume, should_stop=lambda: next(left) == 0, **options)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_back_to_its_checkpoint_and_its_trajectories(tmp_path, few_pictures):
     config = recipe("adam", ON, SmaConfig(interval=2))
     finish(config, few_pictures, tmp_path / "whole")
@@ -217,6 +218,7 @@ def test_a_share_of_zero_is_plain_training_bit_for_bit(folder, optimizer):
     assert identical(*runs)
 
 
+@pytest.mark.slow
 def test_a_step_by_hand_with_hooks_that_do_nothing_is_one_without():
     results = []
     for hooks_of in (
@@ -394,6 +396,7 @@ class Spy:
         pass
 
 
+@pytest.mark.slow
 def test_evaluations_checkpoints_and_load_run_have_the_averaged_weights(tmp_path, few_pictures):
     out = tmp_path / "run"
     config = recipe("adam", ON, SmaConfig(interval=2, alpha=0.1))
@@ -413,6 +416,7 @@ def test_evaluations_checkpoints_and_load_run_have_the_averaged_weights(tmp_path
     assert any(not torch.equal(trained[name], value) for name, value in phi.items())
 
 
+@pytest.mark.slow
 def test_dummies_are_on_their_lines_among_the_averages_that_are_evaluated():
     config = recipe(
         "adam", dataclasses.replace(ON, dummy="averaged", share=0.1, cap=0.5), SmaConfig(interval=2)
@@ -459,6 +463,7 @@ def test_best_pt_is_the_best_evaluation_also_after_a_resumption(tmp_path, few_pi
         load_run(out, best=True)
 
 
+@pytest.mark.slow
 def test_a_lost_best_pt_is_written_again(tmp_path, few_pictures):
     out = tmp_path / "run"
     config = recipe("adam", eval_every=2, checkpoint_every=100)
@@ -473,6 +478,7 @@ def test_a_lost_best_pt_is_written_again(tmp_path, few_pictures):
     assert load_run(out, best=True)[2] > 5
 
 
+@pytest.mark.slow
 def test_a_hopeless_evaluation_does_not_hide_the_best(tmp_path, few_pictures):
     out = tmp_path / "run"
     config = recipe("adam", eval_every=2, checkpoint_every=100)

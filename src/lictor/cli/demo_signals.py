@@ -24,7 +24,7 @@ from lictor.codecs.signals.codec import SignalCodec
 from lictor.codecs.signals.files import read_for, restored_suffix
 from lictor.data.signals.formats import read_signal
 from lictor.data.signals.signal import Signal
-from lictor.errors import ConfigError, LictorError
+from lictor.errors import ConfigError, DataError, LictorError
 from lictor.evaluation.signals.contenders import parse_signal_contenders
 from lictor.evaluation.signals.items import SignalSet, items_of
 from lictor.evaluation.signals.quality import Peak, measure, peak_of, unit_for
@@ -85,9 +85,11 @@ def run_signal_demo(
         files = source.write(Path(hidden))  # what is missing is said before there is a folder
         former = [path.relative_to(out) for path in out.glob("*.lsig")]
         demo_folder(out, former, force=force)
-        originals = out / "original"
-        originals.mkdir(exist_ok=True)
-        files = [Path(shutil.copy(file, originals)) for file in files]
+        try:
+            (out / "original").mkdir(exist_ok=True)
+            files = [Path(shutil.copy(file, out / "original")) for file in files]
+        except OSError as error:
+            raise DataError(f"{out / 'original'}: cannot be written ({error.strerror})") from error
     log_to_terminal()
     groups = _groups(codec, source, files)
     copy = out / f"{source.codec}.lcodec"

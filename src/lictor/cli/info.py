@@ -52,7 +52,7 @@ def _describe(path: Path) -> dict[str, Any]:
     from lictor.coding import archive
     from lictor.coding.container import MAGIC
 
-    if is_name(path) and not path.exists():
+    if is_name(path) and not path.is_file():
         path = shipped_codec(str(path))
     if path.suffix == LCODEC:
         return _describe_codec(path)

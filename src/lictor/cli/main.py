@@ -151,6 +151,10 @@ def freeze(
 
     if out.exists() and not force:
         raise DataError(f"{out}: exists already; add --force to overwrite it")
+    if half and int8:
+        raise ConfigError(
+            "--half and --int8: choose one; with --int8 all but vectors are in 16 bits"
+        )
     if is_signal_run(run):
         weights = "int8" if int8 else "float16" if half else "float32"
         freeze_signals(run, out, data, best=best, weights=weights)
@@ -216,6 +220,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
 
 # Options that take several values. Given twice, the second would silently replace the first.
 _LISTS = ("--set", "--codecs")
+_EQUALS = tuple(f"{name}=" for name in _LISTS)
 
 
 def _gathered(args: Sequence[str]) -> list[str]:
@@ -223,7 +228,8 @@ def _gathered(args: Sequence[str]) -> list[str]:
     rest: list[str] = []
     values: dict[str, list[str]] = {}
     option = ""
-    for argument in args:
+    split = [part for a in args for part in (a.split("=", 1) if a.startswith(_EQUALS) else [a])]
+    for argument in split:
         if argument.startswith("-"):
             option = argument if argument in _LISTS else ""
             if option not in values:

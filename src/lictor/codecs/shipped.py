@@ -43,7 +43,7 @@ def find_codec(place: Path | str | None) -> Path:
     if place is None or str(place) == DEFAULT:
         return shipped_codec(DEFAULT)
     path = Path(place)
-    if is_name(place) and not path.exists():
+    if is_name(place) and not path.is_file():
         return shipped_codec(str(place))
     return path
 

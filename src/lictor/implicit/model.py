@@ -277,8 +277,8 @@ class _Linear:
 
 
 _TINY = {"latent": 4, "width": 8, "layers": 3}
-# `IMPLICIT[name](coordinates, channels, **settings)` builds one; linear parts
-# give 0 until `start_from` tells them the components, or a state is loaded.
+# `IMPLICIT[name](coordinates, channels, **settings)` builds one. Linear parts give 0 until
+# `start_from` tells them the components, or a state is loaded.
 IMPLICIT: dict[str, Choice[ImplicitModel]] = {
     "coinpp": Choice(_Sines("coinpp", CoinppSettings, False), CoinppSettings, tiny=_TINY),
     "linear-coinpp": Choice(

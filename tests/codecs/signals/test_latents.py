@@ -283,6 +283,7 @@ print(zlib.crc32(latents.code(t.reading(decoder), [(3, 300)], 0).tobytes()))
 """
 
 
+@pytest.mark.slow
 def test_another_process_with_other_threads_reads_the_same_symbols(tmp_path):
     z = walk(900, d=8)
     latents = freeze_latents(z, [(3, 300)], steps=np.full(8, 0.1), qualities=(0, 0))
@@ -308,6 +309,7 @@ def _environment() -> dict[str, str]:
     return {name: os.environ[name] for name in keep if name in os.environ}
 
 
+@pytest.mark.slow
 def test_damaged_payloads_raise_or_read_other_symbols():
     z = walk(200)
     latents = freeze_latents(z, [(1, 200)], steps=np.full(3, 0.1), qualities=(0, 0))

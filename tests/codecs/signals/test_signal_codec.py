@@ -189,6 +189,7 @@ for signal in codec.decode(open(folder + "/file", "rb").read()):
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_restores_the_encoders_reconstruction(codecs, tmp_path):
     codec = codecs["audio"]
     found = codec.encode_verbose([sound(900, 3), sound(55, 4)], 5, names=["a", "b"])
@@ -274,6 +275,7 @@ def test_more_effort_costs_less_in_bits_and_error_together(size):
     assert size == 40 or errors[1] > errors[0]  # it is the bits that are saved
 
 
+@pytest.mark.slow
 def test_the_papers_quantizer_makes_larger_files():
     signals = [picture(64, 64, seed) for seed in range(1, 9)]
     model = components(PICTURES, signals, 16)

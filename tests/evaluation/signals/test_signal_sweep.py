@@ -103,6 +103,7 @@ def test_rates_are_those_of_real_bytes(folder: Path, codec_file: Path, tmp_path:
     )
 
 
+@pytest.mark.slow
 def test_results_go_through_files_to_bd_rates(
     folder: Path, codec_file: Path, tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_results_go_through_files_to_bd_rates(
     assert "psnr-y" not in lossless.columns
 
 
+@pytest.mark.slow
 def test_an_evaluation_goes_on_where_it_was(folder: Path, codec_file: Path, tmp_path: Path) -> None:
     out, specs = tmp_path / "out", (f"{codec_file}:0,6", "mp3:16,32")
     contenders = parse_signal_contenders(specs, "audio")

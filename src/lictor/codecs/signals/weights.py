@@ -1,7 +1,8 @@
 """How the weights of a network of signals stand in a codec file: as floats, or vectors in 8 bits.
 
-The mean and the vectors of a linear part are nearly all of a network of signals. In 8 bits they are
-wrong by some hundredth of what they add: far below the error of any file.
+The vectors of a linear part are nearly all of a network of signals. In 8 bits they are wrong by
+some hundredth of what they add: far below the error of any file. A network without such a part is
+kept in 16 bits.
 """
 
 from collections.abc import Mapping
@@ -39,9 +40,10 @@ def packed(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tenso
             tensors[name] = tensor.to(torch.float16).contiguous()
             continue
         most = tensor.abs().amax((0, 1)).clamp(min=torch.finfo(torch.float32).tiny * 2**8)
-        scales = torch.exp2((most / _LARGEST).log2().ceil())
-        # A logarithm may be wrong by its last digit.
-        scales = torch.where(most > _LARGEST * scales, 2 * scales, scales)
+        # The least power of two with most <= 127 of it, without a logarithm that might be inexact.
+        mantissa, exponent = torch.frexp(most / _LARGEST)
+        exponent = exponent - (mantissa == 0.5).int()
+        scales = torch.ldexp(torch.ones_like(most), exponent)
         tensors[name] = (tensor / scales).round().to(torch.int8).contiguous()
         tensors[name + _SCALES] = scales
     return tensors

@@ -81,7 +81,7 @@ def with_shipped(spec: str) -> str:
     match = SPEC.match(spec)
     what = "" if match is None else match["what"]
     parts = [
-        str(shipped_codec(part)) if part in OF_SIGNALS and not Path(part).exists() else part
+        str(shipped_codec(part)) if part in OF_SIGNALS and not Path(part).is_file() else part
         for part in what.split(",")
     ]
     if match is None or ",".join(parts) == what:

@@ -18,7 +18,8 @@ from lictor.layers.quantize.paths import ChargingPath, Identity, Path, Resolving
 
 Params = tuple[Tensor, ...]
 MEAN_GRADIENTS = ("none", "recon", "full")
-# A schedule is looked at in so many steps before a run begins.
+# A schedule is looked at in so many places of a run before it begins; those of recipes go one way,
+# so that their ends would do.
 _MOMENTS = 16
 
 
@@ -105,7 +106,7 @@ class Surrogate:
         if self.temperature is None:
             return self
         synthesis, rate = self._paths(progress)
-        # Checked once, for the whole run.
+        # Checked before the run, in places of all of it.
         return Surrogate(synthesis, rate, self.mean_gradient, force=True)
 
     def __call__(
