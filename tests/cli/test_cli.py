@@ -21,7 +21,7 @@ from PIL import Image
 
 from conftest import photo, tiny_model
 from lictor import __version__
-from lictor.cli import demo
+from lictor.cli import demo_data
 from lictor.cli.main import main
 from lictor.codecs.learned import Codec
 from lictor.data.images import load_image
@@ -419,7 +419,7 @@ def test_all_exported_names_exist():
 
 @pytest.mark.slow
 def test_the_demo_keeps_its_promises(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(demo, "PHOTOGRAPHS", demo.PHOTOGRAPHS[:2])  # all of them take longer
+    monkeypatch.setattr(demo_data, "PHOTOGRAPHS", demo_data.PHOTOGRAPHS[:2])  # all take longer
     out = tmp_path / "demo"
     with pytest.raises(SystemExit) as exit_:
         main(["demo", "--out", str(out), "--train-s", "0"])
