@@ -24,7 +24,7 @@ MAX_SEEN = 64
 # Regularization, relative to the mean variance of what is predicted from.
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _LEAST_SHARE = 0.01  # of patches with such neighbours, for them to have weights of their own
-_LEAST_VARIANCE = 1e-12
+_LEAST_VARIANCE = 1e-12  # in squared steps: what is added to the variances where all are zero
 _LEAST_GAIN = 0.01  # bits per symbol, on latents that the weights were not made from
 
 Present = tuple[bool, ...]
