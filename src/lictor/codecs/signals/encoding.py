@@ -1,5 +1,6 @@
 """From signals to symbols: the network's latents, the nearest integers, and a search for better."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,14 +64,20 @@ def find_symbols(
         steps: of the inner loop.
         search: what follows on the nearest symbols, if anything; the paper's have no search.
     """
-    found = [
-        network.latents(*network.cut(task.signals, task.ranges, block), steps).numpy()
-        for block in network.blocks(task.grids)
-    ]
-    z = np.concatenate(found)
-    if task.coded is not None:
-        z[~task.coded] = coding.dequantize(np.zeros((1, z.shape[1]), np.int32), task.q)
-    symbols = _only(coding.quantize(z, task.q), task.coded)
+    searched = search is not None and isinstance(coding, StepLatents)
+    symbols = np.zeros((sum(map(math.prod, task.grids)), coding.dimensions), np.int32)
+    z = np.empty(symbols.shape if searched else (0, coding.dimensions), np.float32)
+    nothing, at = coding.dequantize(np.zeros((1, coding.dimensions), np.int32), task.q), 0
+    for block in network.blocks(task.grids):
+        found = network.latents(*network.cut(task.signals, task.ranges, block), steps).numpy()
+        here = slice(at, at + len(found))
+        if task.coded is not None:
+            found[~task.coded[here]] = nothing
+        symbols[here] = coding.quantize(found, task.q)
+        if searched:
+            z[here] = found
+        at = here.stop
+    _only(symbols, task.coded)
     if search is None or not isinstance(coding, StepLatents):
         return symbols
     # Predictions and rows are taken as those of the nearest symbols, and others follow from others:

@@ -235,10 +235,9 @@ class StepLatents:
         for chosen in groups(grids):
             order = plan(grids[chosen])
             here = slice(at, at + len(order.places))
-            known = None if symbols is None else symbols[here].T.astype(np.int64)
+            known = None if symbols is None else symbols[here][order.places].T
             live = None if coded is None else coded[here][order.places]
-            found = walk.group(order, None if known is None else known[:, order.places], live)
-            parts.append(_unsorted(found, order).astype(np.int32))
+            parts.append(_unsorted(walk.group(order, known, live), order))
             at = here.stop
         return np.concatenate(parts) if parts else np.zeros((0, self.dimensions), np.int32)
 
@@ -252,7 +251,7 @@ class StepLatents:
             order = plan(grids[chosen])
             here = slice(at, at + len(order.places))
             walk.trace = np.zeros((2, self.dimensions, len(order.places)), np.int64)
-            walk.group(order, symbols[here].T.astype(np.int64)[:, order.places], None)
+            walk.group(order, symbols[here][order.places].T, None)
             guesses.append(_unsorted(walk.trace[0], order))
             rows.append(_unsorted(walk.trace[1], order))
             at = here.stop
@@ -275,7 +274,8 @@ class _Walk:
     ) -> Int[np.ndarray, "d n"]:
         """Code one group of patches; all arrays are in coding order."""
         d, n = self._rows.shape[1], len(order.places)
-        found, sizes = np.zeros((d, n), np.int64), np.zeros((d, n), np.int64)
+        # int32 for all that is as large as the signal; a wave's sums are int64.
+        found, sizes = np.zeros((d, n), np.int32), np.zeros((d, n), np.int32)
         for wave in order.waves:
             self._wave(wave, order.neighbours, known, live, found, sizes)
         return found
