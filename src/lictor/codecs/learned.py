@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from lictor.codecs.exact import StoredPath, exact_path, settle_means, stored_path
 from lictor.codecs.refinement import Networks, Refinement, Watch, go_on, refine
 from lictor.codecs.shipped import DEFAULT, shipped_codec
 from lictor.codecs.store import Stored, read_codec, stored, write_codec
 from lictor.coders import AuditCoder, DecodeCoder, EncodeCoder
 from lictor.coding.container import HEADER_BYTES, MAX_PIXELS, Container
+from lictor.coding.program import Margin
 from lictor.coding.stream import choose_lanes, expected_overhead_bytes
 from lictor.coding.tables import CdfTables
 from lictor.data.images import image_to_tensor, tensor_to_image
@@ -33,9 +35,11 @@ from lictor.errors import (
     LictorError,
     ModelMismatchError,
 )
+from lictor.layers.entropy_network import EntropyNetwork
 from lictor.models.base import AbstractCodecModel, Latents
 from lictor.models.zoo import MODELS
 from lictor.ops import crop, pad_to_multiple
+from lictor.ptq.integer import margins
 from lictor.ptq.storage import exact_names, quantization_entry, stored_state
 from lictor.runtime import Runtime
 
@@ -90,8 +94,10 @@ class Codec:
         weight_dtype: torch.dtype = torch.float32,
         notes: Mapping[str, Any] | None = None,
         replaces: Sequence[bytes] = (),
+        path: StoredPath | None = None,
     ):
-        self._model = model
+        self._model, self._path = model, path
+        self._former: AbstractCodecModel | None = None
         self._device = torch.device("cpu")
         self._tables = dict(tables)
         self._weight_dtype = weight_dtype
@@ -111,7 +117,8 @@ class Codec:
 
         `weight_dtype` is float32, or float16 for a codec file of half the size (the weights are
         rounded before anything is derived from them). `notes` travel in the codec file. Raises
-        `LictorError` when the model cannot be frozen: weights not finite, a prior without tails.
+        `LictorError` when the model cannot be frozen: weights not finite, a prior without tails, an
+        entropy network that has no exact form in integers.
         """
         if weight_dtype not in (torch.float32, torch.float16):
             raise ConfigError(f"weights are kept as float32 or float16, not {weight_dtype}")
@@ -136,8 +143,10 @@ class Codec:
         # The layout that `load` gives: a saved codec decodes to the same bits as this one.
         frozen.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         frozen.freeze()
+        settle_means(frozen)
+        path = exact_path(frozen)
         tables = {name: prior.tables() for name, prior in frozen.priors().items()}
-        return cls(frozen, tables, weight_dtype=weight_dtype, notes=notes)
+        return cls(frozen, tables, weight_dtype=weight_dtype, notes=notes, path=path)
 
     @property
     def name(self) -> str:
@@ -347,14 +356,30 @@ class Codec:
     def _read(self, coder: DecodeCoder | AuditCoder, file: Container) -> Latents:
         """Decode the quantized latents, checked against the encoder's before they are used."""
         with _own_torch_state():
-            shape = self._model.padded_shape(1, file.height, file.width)
-            quantized = self._model.code(coder, None, shape)
+            model = self._model if file.fingerprint == self.fingerprint else self._replaced()
+            shape = model.padded_shape(1, file.height, file.width)
+            quantized = model.code(coder, None, shape)
         if coder.finish() != file.symbol_crc:
             raise DesyncError(
                 "the decoded symbols differ from the encoder's: this machine computes other "
                 "probabilities; decode with the version and kind of machine that encoded"
             )
         return quantized
+
+    def _replaced(self) -> AbstractCodecModel:
+        """Return the model as codecs of former formats ran it: entropy networks in float64."""
+        if self._former is None:
+            former = copy.deepcopy(self._model)
+            for module in former.modules():
+                if isinstance(module, EntropyNetwork):
+                    module.integers = None
+            self._former = former
+        return self._former
+
+    @property
+    def margins(self) -> Mapping[str, Sequence[Margin]]:
+        """How large the sums of each exact network can become, by name; empty if none is exact."""
+        return margins(self._model)
 
     def save(self, path: Path | str) -> None:
         """Write the codec to one safetensors file; raises `DataError` if it cannot."""
@@ -381,10 +406,11 @@ class Codec:
         *,
         models: Mapping[str, Callable[..., AbstractCodecModel]] = MODELS,
     ) -> "Codec":
-        """Read a codec file of the former format; the codec decodes the files that it wrote.
+        """Read a codec file of a former format; the codec decodes the files that it wrote.
 
-        What is new in the present one is made as a decoder of the former release made it. Raises
-        `CheckpointError` as `load` does, also for a file that needs no conversion.
+        What is new in the present one, exact entropy networks above all, is made; files of the old
+        codec are decoded as the former release decoded them. Raises `CheckpointError` as `load`
+        does, also for a file that needs no conversion.
         """
         path = Path(path)
         return cls._from(path, read_codec(path, former=True), models, former=True)
@@ -403,7 +429,7 @@ class Codec:
         *,
         former: bool = False,
     ) -> "Codec":
-        """Build what a file holds; one of the former format gets thresholds and another name."""
+        """Build what a file holds; one of a former format is made exact and gets another name."""
         try:
             with _own_torch_state():
                 model = content.model(models)
@@ -411,7 +437,7 @@ class Codec:
                 model.freeze()
                 tables = content.tables(list(model.priors()))
                 for name, prior in model.priors().items():
-                    if former:
+                    if former and tables[name].thresholds is None:
                         thresholds = prior.tables().thresholds
                         tables[name] = dataclasses.replace(tables[name], thresholds=thresholds)
                     prior.check_tables(tables[name])
@@ -420,7 +446,8 @@ class Codec:
                     tables,
                     weight_dtype=content.weight_dtype,
                     notes=content.notes,
-                    replaces=(content.fingerprint,) if former else content.replaces,
+                    replaces=(content.fingerprint,) * former + tuple(content.replaces),
+                    path=exact_path(model) if former else stored_path(content, model),
                 )
         except LictorError as error:
             raise CheckpointError(f"{path}: {error}") from error
@@ -440,13 +467,17 @@ class Codec:
 
     def _stored(self) -> Stored:
         """Return everything that the codec's file holds."""
+        config = self._config()
+        if self._path is not None:
+            config["path"] = self._path.entry
         return stored(
-            self._config(),
+            config,
             stored_state(self._model, self._weight_dtype),
             self._tables,
             weight_dtype=self._weight_dtype,
             notes=self.notes,
             replaces=self.replaces,
+            path_arrays=None if self._path is None else self._path.arrays,
         )
 
 

@@ -10,7 +10,11 @@ from torch import Tensor, nn
 from lictor.coders import LatentCoder, Shape
 from lictor.config import Settings, between, option
 from lictor.layers.blocks import ResidualBlock, conv1x1, conv3x3, damped, downsample, upsample
-from lictor.layers.checkerboard import checkerboard_join, checkerboard_split
+from lictor.layers.checkerboard import (
+    CheckerboardConv,
+    checkerboard_join,
+    checkerboard_split,
+)
 from lictor.layers.entropy_network import EntropyNetwork
 from lictor.layers.shortcut import LinearAnalysis, LinearSynthesis
 from lictor.models.base import WIDTH, AbstractCodecModel, Latents, latent_shape
@@ -109,7 +113,7 @@ class CheckerboardModel(AbstractCodecModel):
         self.parameters_even = EntropyNetwork(
             nn.Sequential(conv1x1(2 * m, 2 * m), nn.LeakyReLU(0.1), conv1x1(2 * m, 2 * m))
         )
-        self.context = EntropyNetwork(nn.Conv2d(m, m, 5, padding=2))
+        self.context = EntropyNetwork(CheckerboardConv(m, m, 5))
         self.parameters_odd = EntropyNetwork(
             nn.Sequential(conv1x1(3 * m, 3 * m), nn.LeakyReLU(0.1), conv1x1(3 * m, 2 * m))
         )
@@ -142,9 +146,8 @@ class CheckerboardModel(AbstractCodecModel):
         means, scales = self.parameters_even(features_even).chunk(2, 1)
         even = coder.code("y", y_even, self.prior_y, means, scales, shape=half)
 
-        neighbours = self.context(checkerboard_join(even, torch.zeros_like(even)))
-        _, context_odd = checkerboard_split(neighbours)
-        features_odd = torch.cat([features_odd, context_odd.to(features_odd.dtype)], 1)
+        context_odd = self.context(even).to(features_odd.dtype)
+        features_odd = torch.cat([features_odd, context_odd], 1)
         means, scales = self.parameters_odd(features_odd).chunk(2, 1)
         odd = coder.code("y", y_odd, self.prior_y, means, scales, shape=half)
 

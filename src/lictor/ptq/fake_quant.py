@@ -12,11 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lictor.errors import ConfigError
+from lictor.layers.checkerboard import CheckerboardConv
 
 MIN_BITS, MAX_BITS = 2, 16
 _LEAST_STEP = 1e-30
-Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
-LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear | CheckerboardConv
+LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, CheckerboardConv)
 
 
 def check_bits(bits: int) -> int:

@@ -7,14 +7,13 @@ here leaves a model that is not quantized as it is.
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
+from lictor.coding.packing import pack_codes, unpack_codes
 from lictor.errors import CheckpointError
 from lictor.models.base import AbstractCodecModel
-from lictor.ptq.fake_quant import check_bits
 from lictor.ptq.layer import LayerBits, QuantizedLayer, input_channels
 from lictor.ptq.scheme import layers_of, replace_layer
 
@@ -96,25 +95,3 @@ def loaded_state(
         codes = unpack_codes(stored[name].numpy(), bits, shape.numel())
         state[name] = torch.from_numpy(codes).float().view(shape)
     return state
-
-
-def pack_codes(codes: np.ndarray, bits: int) -> UInt8[np.ndarray, " bytes"]:
-    """Pack integers from `-2^(bits-1)`, in C order, `bits` bits each, the lowest bit first."""
-    shifted = (codes.ravel() + 2 ** (bits - 1)).astype(np.uint16)
-    if bits == 8:
-        return shifted.astype(np.uint8)
-    table = (shifted[:, None] >> np.arange(bits, dtype=np.uint16)) & 1
-    return np.packbits(table.astype(np.uint8).ravel(), bitorder="little")
-
-
-def unpack_codes(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """Undo `pack_codes`; returns int32. Raises `CheckpointError` when the sizes do not match."""
-    check_bits(bits)
-    if packed.dtype != np.uint8 or packed.size != -(-count * bits // 8):
-        raise CheckpointError(
-            f"{count} weights of {bits} bits need {-(-count * bits // 8)} bytes, "
-            f"not {packed.size} of {packed.dtype}"
-        )
-    table = np.unpackbits(packed.ravel(), count=count * bits, bitorder="little")
-    powers = 1 << np.arange(bits, dtype=np.int32)
-    return table.reshape(count, bits).astype(np.int32) @ powers - 2 ** (bits - 1)

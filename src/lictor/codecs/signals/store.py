@@ -21,8 +21,9 @@ from lictor.codecs.signals.latents import LatentCoding, StepLatents
 from lictor.codecs.signals.pooled import PooledLatents
 from lictor.codecs.signals.prediction import Prediction
 from lictor.codecs.signals.weights import DTYPES, packed, unpacked
-from lictor.codecs.store import FORMAT as PICTURE_FORMAT
-from lictor.codecs.store import SIGNAL_FORMATS, Stored, read_tensors, stored
+from lictor.codecs.store import Stored, read_tensors, stored
+from lictor.coding.codec_file import FORMAT as PICTURE_FORMAT
+from lictor.coding.codec_file import SIGNAL_FORMATS
 from lictor.errors import CheckpointError
 from lictor.files import write_file
 from lictor.implicit.coordinates import COORDINATES
