@@ -137,7 +137,7 @@ def _float(layer: Layer) -> _Lowered:
     # 2^exponent * largest is from 2^12 to 2^13; a channel of zeros may have any grid.
     exponents = _WEIGHT_BITS - 1 - torch.frexp(largest).exponent
     exponents = torch.where(largest > 0, exponents, 0).clamp(-_MOST_SHIFT, _MOST_SHIFT)
-    integers = torch.ldexp(weight, along(exponents, axis, weight.dim())).round()
+    integers = torch.ldexp(weight, along(exponents.double(), axis, weight.dim())).round()
     # Beyond 2^13, which no trained weight is, a grid is coarser than 1: shifts cannot be negative.
     multiplier = torch.ldexp(torch.ones_like(largest), (-exponents).clamp_min(0))
     bias = torch.zeros_like(largest) if layer.bias is None else layer.bias.detach().double().cpu()
