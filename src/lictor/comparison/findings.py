@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lictor.comparison.curve import AGGREGATIONS, MEAN_PSNR, METRICS, Curve, ImageResult
 
@@ -121,8 +121,8 @@ def choose_aggregations(
 def usable_points(curve: Curve, metric: str, aggregation: str) -> tuple[Points, list[Finding]]:
     """Return the points of a curve that make a function, and what is wrong with the others.
 
-    Left out are points that are not finite, that are there twice, and those that cost no fewer bits
-    than another and are no better.
+    Left out are points that are not finite (of lossless ones, without blame), that are there twice,
+    and those that cost no fewer bits than another and are no better.
     """
     value = values(curve, metric, aggregation)
     sign = 1 if METRICS[metric].higher_is_better else -1
@@ -159,8 +159,14 @@ def _check_plausible(
     finite: np.ndarray,
 ) -> list[Finding]:
     found = []
-    if not finite.all():
-        where = _some([_name(curve, i, value) for i in np.flatnonzero(~finite)])
+    lossless = ~finite & _has_lossless_rows(curve)
+    if lossless.any():
+        where = _some([_name(curve, i, value) for i in np.flatnonzero(lossless)])
+        reason = f"{curve.name}: nothing is lost of a picture or item at {where}"
+        found.append(_warning("lossless", reason, f"left out, there is no mean {metric}"))
+    unknown = np.flatnonzero(~finite & ~lossless)
+    if len(unknown):
+        where = _some([_name(curve, i, value) for i in unknown])
         reason = f"{curve.name}: no finite {metric} at {where}"
         remedy = "measure these points again or leave them out"
         found.append(_error("implausible", reason, remedy))
@@ -174,6 +180,12 @@ def _check_plausible(
             remedy = "check how it was measured (range of the pictures, rate of whole files)"
             found.append(_error("implausible", reason, remedy))
     return found
+
+
+def _has_lossless_rows(curve: Curve) -> Bool[np.ndarray, " points"]:
+    """Tell of each point whether a row behind it has no error, which makes a mean infinite."""
+    lossless = {row.setting for row in curve.rows if row.mse == 0}
+    return np.array([setting in lossless for setting in curve.settings], bool)
 
 
 def check_overlap(anchor: Points, test: Points, anchor_name: str, test_name: str) -> list[Finding]:

@@ -16,7 +16,11 @@ from lictor.data.signals.formats import read_signal, write_signal
 from lictor.data.signals.signal import Signal
 from lictor.errors import ConfigError
 from lictor.evaluation.signals import sweep
-from lictor.evaluation.signals.contenders import kind_of, parse_signal_contenders
+from lictor.evaluation.signals.contenders import (
+    kind_of,
+    parse_signal_contenders,
+    with_shipped,
+)
 from lictor.evaluation.signals.items import items_of, part_of, read_signals
 from lictor.evaluation.signals.quality import peak_of
 from lictor.implicit.coordinates import COORDINATES
@@ -198,6 +202,23 @@ def test_kinds_of_codecs(codec_file: Path, tmp_path: Path) -> None:
         parse_signal_contenders([f"{codec_file}:13"], "audio")
     with pytest.raises(ConfigError, match="no codec of signals of kind audio"):
         parse_signal_contenders(["sz3"], "audio")
+
+
+def test_a_codec_file_may_have_any_name(
+    codec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "speech").write_bytes(codec_file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for what in ("speech", str(tmp_path / "speech")):
+        spec = with_shipped(f"{what}:0,4")
+        assert kind_of([spec]) == "audio"
+        (found,) = parse_signal_contenders([spec], "audio")
+        assert found.network_bytes == dict.fromkeys(("q0", "q4"), codec_file.stat().st_size)
+        assert found.contender.name == "speech"
+    (tmp_path / "mp3").write_bytes(codec_file.read_bytes())
+    assert parse_signal_contenders(["mp3"], "audio")[0].network_bytes == {}
+    with pytest.raises(ConfigError, match="no codec of signals"):
+        parse_signal_contenders(["missing"], "audio")
 
 
 def test_ranges_are_common_or_the_files_own(codec_file: Path) -> None:
