@@ -162,8 +162,10 @@ def _check_plausible(
     lossless = ~finite & _has_lossless_rows(curve)
     if lossless.any():
         where = _some([_name(curve, i, value) for i in np.flatnonzero(lossless)])
-        reason = f"{curve.name}: nothing is lost of a picture or item at {where}"
-        found.append(_warning("lossless", reason, f"left out, there is no mean {metric}"))
+        thing = "an item" if curve.of_signals else "a picture"
+        reason = f"{curve.name}: nothing is lost of {thing} at {where}"
+        remedy = f"left out, as the mean {METRICS[metric].label} is infinite"
+        found.append(_warning("lossless", reason, remedy))
     unknown = np.flatnonzero(~finite & ~lossless)
     if len(unknown):
         where = _some([_name(curve, i, value) for i in unknown])
@@ -355,7 +357,8 @@ def check_rows(curve: Curve, metric: str) -> list[Finding]:
 def _name(curve: Curve, point: np.intp, value: Float[np.ndarray, " points"]) -> str:
     setting = curve.settings[point]
     setting = f"point {setting}" if setting.isdigit() else setting
-    return f"{setting} ({curve.bpp[point]:.4g} bpp, {value[point]:.4g})"
+    rate = f"{curve.bpp[point] * curve.unit.per_bpp:.4g} {curve.unit.name}"
+    return f"{setting} ({rate}, {value[point]:.4g})"
 
 
 def _some(items: Sequence[str], shown: int = 3) -> str:

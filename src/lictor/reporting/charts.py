@@ -20,6 +20,7 @@ from lictor.comparison.unit import shared_unit
 from lictor.errors import DataError
 from lictor.files import atomic_file
 from lictor.reporting.chart_file import CHART_FORMATS, NO_DATE
+from lictor.reporting.words import words_of
 
 RATE_TICKS = tuple(m * 10.0**e for e in range(-3, 3) for m in (1, 2, 5))
 
@@ -228,7 +229,7 @@ def _is_time(value: Any) -> bool:
 
 def time_figure(curves: Sequence[Curve], *, per_megapixel: bool) -> dict[str, Any]:
     """Return encoding (filled) and decoding (hollow) time of each codec, over its settings."""
-    data, names = [], []
+    data, names, words = [], [], words_of(curves)
     for index, (curve, style) in enumerate(zip(curves, styles(curves), strict=True)):
         spreads = _spreads(curve, per_megapixel=per_megapixel)
         for verb, spread in spreads.items():
@@ -240,7 +241,7 @@ def time_figure(curves: Sequence[Curve], *, per_megapixel: bool) -> dict[str, An
             names.append(curve.name if len(curve.name) <= 24 else f"{curve.name[:23]}…")
     layout = {
         "xaxis": {
-            "title": {"text": f"Time per {'megapixel' if per_megapixel else 'picture'}"},
+            "title": {"text": f"Time per {words.million if per_megapixel else words.one}"},
             "type": "log",
         },
         "yaxis": {

@@ -251,6 +251,33 @@ def test_a_page_has_sounds_inside_and_no_link_outside(
     assert len(section) < 600_000
 
 
+def test_lossless_points_are_told_and_do_not_hide_the_others(folder: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "out", tmp_path / "page.html"
+    specs = ["flac:4,5,6,8,16", "mp3:8,16,24,32"]
+    arguments = ["evaluate", folder, "--codecs", *specs, "-o", out, "--keep", 1]
+    assert command(*arguments) == 0
+    flac, mp3 = (load_curve(out / f"{name}.json") for name in ("flac", "mp3"))
+    means = flac.columns["psnr-of-mean-mse"]
+    assert (
+        np.isinf(flac.columns["psnr"]).tolist() == np.isinf(means).tolist() == [False] * 4 + [True]
+    )
+    found = compare(flac, mp3)
+    assert not found.refused
+    assert found.num_points == (4, 4)
+    assert "nothing is lost of an item at q16" in str(found.findings[0])
+    assert "kbps" in str(found.findings[0])
+    assert command("report", out, "-o", page) == 0
+    text = page.read_text()
+    assert "flac q16: " in text
+    section = text[text.index('<section id="signals"') :]
+    section = section[: section.index("</section>")]
+    assert "without loss" in section
+    assert "inf dB" not in section
+    assert section.count("<table") == 1
+    # The original, then a row for each codec.
+    assert section.count('<div class="signals">') == 3
+
+
 def test_maps_have_their_errors_on_one_scale(tmp_path: Path) -> None:
     place, out, page = tmp_path / "fields", tmp_path / "out", tmp_path / "page.html"
     place.mkdir()
