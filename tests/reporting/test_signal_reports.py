@@ -12,8 +12,9 @@ from test_report import words
 
 from lictor.comparison.bd import compare
 from lictor.comparison.curve import Curve
+from lictor.comparison.unit import kbps
 from lictor.data.signals.signal import Signal
-from lictor.reporting.charts import View
+from lictor.reporting.charts import View, _paper_figure
 from lictor.reporting.page import Options, anchor_of, build_report
 from lictor.reporting.signals.drawings import (
     grey_planes,
@@ -132,6 +133,25 @@ def test_maps_have_north_up(south_first):
     assert (error[0, :, 0] > error[0, :, 2]).all()  # red in the north
     assert np.ptp(error[1:]) <= 1  # and nothing elsewhere
     assert drawn.worst == 4
+
+
+@pytest.mark.parametrize("log_rate", [False, True])
+@pytest.mark.parametrize("count", [2, 9])
+def test_chart_files_have_rates_in_their_unit_and_hide_no_curve(count, log_rate):
+    curves = [
+        dataclasses.replace(of_signals(measured(f"c{i}", gain=i / 2)), unit=kbps(8000))
+        for i in range(count)
+    ]
+    figure = _paper_figure(curves, PSNR, log_rate)
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "Rate (kbit per second)"
+    for line, curve in zip(axes.lines, curves, strict=True):
+        np.testing.assert_allclose(line.get_xdata(), 8 * curve.bpp)
+    figure.draw_without_rendering()
+    (legend,) = [axes.get_legend()] if count == 2 else figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [curve.name for curve in curves]
+    if count == 9:
+        assert not legend.get_window_extent().overlaps(axes.get_window_extent())
 
 
 # -------------------------------------------------------------------------------------- the page

@@ -22,6 +22,7 @@ from lictor.files import atomic_file
 from lictor.reporting.chart_file import CHART_FORMATS, NO_DATE
 from lictor.reporting.words import words_of
 
+_INSIDE, _COLUMNS = 6, 3  # curves whose legend fits into a chart; columns of one below it
 RATE_TICKS = tuple(m * 10.0**e for e in range(-3, 3) for m in (1, 2, 5))
 
 # After Okabe and Ito's colours, each darkened or lightened until it keeps a contrast of 3:1 with
@@ -329,7 +330,7 @@ def _paper_figure(curves: Sequence[Curve], view: View, log_rate: bool) -> Any:
             continue
         drawn = points(curve, view)
         lines += axes.plot(
-            [b for _, b, _ in drawn],
+            [b * unit.per_bpp for _, b, _ in drawn],
             [q for _, _, q in drawn],
             color=style.light,
             marker=style.marker,
@@ -352,5 +353,9 @@ def _paper_figure(curves: Sequence[Curve], view: View, log_rate: bool) -> Any:
         axes.xaxis.set_major_formatter("{x:g}")
     else:
         axes.set_xlim(left=0)
-    axes.legend(lines, names, frameon=False, loc="best")
+    if len(names) <= _INSIDE:
+        axes.legend(lines, names, frameon=False, loc="best")
+    else:  # a long legend would hide curves
+        figure.set_figheight(figure.get_figheight() + 0.14 * -(-len(names) // _COLUMNS))
+        figure.legend(lines, names, frameon=False, loc="outside lower center", ncols=_COLUMNS)
     return figure

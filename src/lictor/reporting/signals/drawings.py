@@ -66,7 +66,7 @@ def planes(samples: np.ndarray, sides: Sequence[float] = (1.0, 1.0, 1.0)) -> lis
 
 
 def slices(samples: np.ndarray, sides: Sequence[float], axis: int) -> list[np.ndarray]:
-    """Return up to three slices across an axis, as `planes` are: near its ends and in the middle."""
+    """Return up to three slices across an axis, as `planes` are: near both ends and between."""
     count = samples.shape[axis]
     places = sorted({(2 * i + 1) * count // 6 for i in range(3)})
     return [_plane(samples, sides, axis, place) for place in places]
