@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -23,11 +24,13 @@ import torch
 
 from lictor.codecs.signals.codec import SignalCodec
 from lictor.codecs.signals.coin import CoinCodec
-from lictor.comparison.interpolation import mean_value
+from lictor.comparison.bd import bd_rate
 from lictor.data.signals.signal import Signal
+from lictor.errors import DataError
 from lictor.evaluation.provenance import cpu_name, versions
-from lictor.files import write_file
+from lictor.files import json_ready, write_file
 from lictor.implicit.coin import CoinFit, CoinSettings
+from lictor.metrics import bpp, psnr
 
 Point = dict[str, Any]
 
@@ -35,10 +38,10 @@ Point = dict[str, Any]
 def point(data: bytes, decoded: list[Signal], items: np.ndarray, seconds: float) -> Point:
     """Return rate and mean PSNR of items in one archive."""
     (restored,) = decoded
-    errors = (restored.samples.astype(float) - items).reshape(len(items), -1)
-    psnr = 10 * np.log10(255**2 / np.square(errors).mean(1)).mean()
-    pixels = items.shape[0] * items.shape[1] * items.shape[2]
-    return {"bpp": 8 * len(data) / pixels, "psnr": float(psnr), "encode_s": seconds / len(items)}
+    mean = np.mean([psnr(*pair) for pair in zip(items, restored.samples, strict=True)])
+    count, rows, columns, _ = items.shape
+    rate = bpp(len(data), count * rows, columns)
+    return {"bpp": rate, "psnr": float(mean), "encode_s": seconds / len(items)}
 
 
 def coin_points(signal: Signal, width: int, args: argparse.Namespace) -> list[Point]:
@@ -66,18 +69,14 @@ def hull(points: list[Point]) -> list[Point]:
     return kept
 
 
-def bd_rate(anchor: list[Point], test: list[Point]) -> float:
-    """Return the change of rate in percent over the PSNR that both reach; NaN if there is none."""
-    curves = [
-        (np.array([[p["psnr"] for p in points]]), np.log([[p["bpp"] for p in points]]))
-        for points in (anchor, test)
-    ]
-    low = max(psnr[:, :1].max() for psnr, _ in curves)
-    high = min(psnr[:, -1:].min() for psnr, _ in curves)
-    if low >= high:
-        return float("nan")
-    means = [mean_value(x, y, np.array([low]), np.array([high]))[0] for x, y in curves]
-    return float(100 * (np.exp(means[1] - means[0]) - 1))
+def change_of_rate(anchor: list[Point], test: list[Point]) -> float:
+    """Return the BD-rate in percent; NaN where the curves do not rise or share no PSNR."""
+    columns = [[p[key] for p in points] for points in (anchor, test) for key in ("bpp", "psnr")]
+    try:
+        return bd_rate(*columns)
+    except DataError as error:
+        print(f"no BD-rate: {error}", file=sys.stderr)
+        return math.nan
 
 
 def main() -> int:
@@ -108,13 +107,14 @@ def main() -> int:
         ours.append(point(data, codec.decode(data), items, seconds) | {"q": q})
         print("lictor", ours[-1])
     theirs = hull(points)
-    change = bd_rate(theirs, ours)
+    change = change_of_rate(theirs, ours)
     print(f"BD-rate against COIN {change:+.1f} %, over PSNR that both reach")
     if args.json:
         settings = {k: v for k, v in vars(args).items() if not isinstance(v, Path)}
         record = {
             "settings": settings, "cpu": cpu_name(), "versions": versions(), "torch_threads":
-            torch.get_num_threads(), "coin": points, "lictor": ours, "bd_rate": change,
+            torch.get_num_threads(), "coin": points, "lictor": ours,
+            "bd_rate": json_ready(change),
         }  # fmt: skip
         write_file(args.json, (json.dumps(record, indent=1) + "\n").encode())
     return 0

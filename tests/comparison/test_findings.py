@@ -8,7 +8,7 @@ import pytest
 from bd_fixtures import codes, measured, published
 
 from lictor.comparison.bd import compare
-from lictor.comparison.curve import Curve
+from lictor.comparison.curve import Curve, curve_from_rows
 
 BPP, PSNR = [0.1, 0.2, 0.4, 0.8, 1.6], [28.0, 30, 32, 34, 36]
 
@@ -123,6 +123,50 @@ def test_forced_points_are_those_of_the_front():
     forced = compare(anchor, bad, force=True)
     assert forced.num_points == (5, 4)
     assert forced.bd_rate == compare(anchor, good).bd_rate
+
+
+def with_lossless(curve: Curve, *settings: str, image: str = "") -> Curve:
+    """The curve with no error of the pictures, or of one, at more settings of higher rates."""
+    rows = list(curve.rows)
+    for place, setting in enumerate(settings, 1):
+        for row in curve.at(curve.settings[-1]):
+            better = {"mse": row.mse / 10**place, "psnr": row.psnr + 10 * place}
+            changed = replace(row, setting=setting, bpp=(1 + place) * row.bpp, **better)
+            if image in ("", row.image):
+                changed = replace(changed, mse=0.0, psnr=math.inf, mse_y=0.0, psnr_y=math.inf)
+            rows.append(changed)
+    return curve_from_rows(curve.name, rows, dataset=curve.dataset)
+
+
+def test_points_without_loss_are_left_out_of_numbers_and_said():
+    anchor, test = measured("anchor"), measured("t", gain=0.5)
+    plain = compare(anchor, test)
+    for more in (
+        with_lossless(test, "all"),
+        with_lossless(test, "all", "more"),
+        with_lossless(test, "one", image="03.png"),
+    ):
+        found = compare(anchor, more)
+        assert codes(found) == ["lossless"]
+        assert not codes(found, "error")
+        assert more.settings[-1] in str(found.findings[0])
+        assert (found.bd_rate, found.bd_quality) == (plain.bd_rate, plain.bd_quality)
+        assert found.interval == plain.interval
+        assert found.per_image == plain.per_image
+        assert compare(more, anchor).bd_rate == compare(test, anchor).bd_rate
+    # The mean of errors knows a point of which one picture has none.
+    one = compare(anchor, with_lossless(test, "one", image="03.png"), aggregation="mean-mse")
+    assert "lossless" not in codes(one)
+    assert not codes(one, "error")
+    assert one.interval is not None
+    assert np.isfinite(one.interval.bd_rate).all()
+    assert one.num_points == (5, 6)
+
+
+def test_points_without_loss_do_not_stand_for_those_that_a_curve_needs():
+    found = compare(measured("anchor"), with_lossless(measured("t", points=3), "x", "y"))
+    assert codes(found, "error") == ["points"]
+    assert math.isnan(found.bd_rate)
 
 
 WARNED = {

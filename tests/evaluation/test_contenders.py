@@ -61,6 +61,24 @@ def test_codec_files_make_one_curve(codec_files):
     assert len({config_hash(setting) for setting in contender.settings}) == 2
 
 
+def test_a_codec_file_may_have_any_name(codec_files, tmp_path, monkeypatch):
+    plain = tmp_path / "mine"
+    plain.write_bytes(codec_files[0].read_bytes())
+    image = photo(20, 30)
+    expected = Codec.load(codec_files[0]).encode(image)
+    for spec in (str(plain), f"{plain},{codec_files[1]}"):
+        contender = parse_contender(spec)
+        assert contender.name == "mine"
+        assert contender.settings[0].make().encode(image) == expected
+    monkeypatch.chdir(tmp_path)
+    assert parse_contender("mine").settings[0].make().encode(image) == expected
+    plain.rename("jpeg")  # what has a meaning of its own keeps it
+    assert parse_contender("jpeg").description == PEERS["jpeg"].description
+    for spec in ("mine", "nothing," + str(codec_files[0]), "x" * 5000):
+        with pytest.raises(ConfigError, match="is no codec"):
+            parse_contender(spec)
+
+
 def test_an_equals_sign_in_a_folder_names_no_curve(codec_files, tmp_path):
     folder = tmp_path / "lr=3"
     folder.mkdir()

@@ -12,10 +12,17 @@ from test_report import words
 
 from lictor.comparison.bd import compare
 from lictor.comparison.curve import Curve
+from lictor.comparison.unit import kbps
 from lictor.data.signals.signal import Signal
-from lictor.reporting.charts import View
+from lictor.reporting.charts import View, _paper_figure
 from lictor.reporting.page import Options, anchor_of, build_report
-from lictor.reporting.signals.drawings import maps, planes, spectrogram, voxel_sides
+from lictor.reporting.signals.drawings import (
+    grey_planes,
+    maps,
+    planes,
+    spectrogram,
+    voxel_sides,
+)
 from lictor.reporting.sources import Source
 
 PSNR = View("psnr", "mean-psnr")
@@ -43,6 +50,35 @@ def test_planes_are_as_wide_and_high_as_the_body(shape, sides):
         cut = np.rot90(np.take(samples, shape[axis] // 2, axis))
         assert list(dict.fromkeys(plane[0])) == list(cut[0])
         assert list(dict.fromkeys(plane[:, 0])) == list(cut[:, 0])
+
+
+@given(shape=st.tuples(*[st.integers(1, 24)] * 3), sides=st.tuples(*[st.floats(0.5, 6.0)] * 3))
+@settings(max_examples=40, deadline=None)
+def test_a_sheet_of_planes_is_not_mostly_empty(shape, sides):
+    affine = np.diag([*sides, 1.0]).tolist()
+    volume = Signal(np.full((1, *shape, 1), 200, np.uint8), None, "volume", {"affine": affine})
+    sheet = grey_planes(volume, 0.0, 200.0)  # the body white, the rest grey
+    lengths = np.array(shape) * sides / min(sides)
+    body = sheet[..., 0] == 255
+    shortest, middle, longest = np.sort(lengths)
+    if 4 * shortest < middle:  # slices fill it but for the gaps
+        count = min(3, shape[int(np.argmin(lengths))])
+        assert (~body).sum() == 4 * (count - 1) * sheet.shape[0]
+    elif longest < 4 * middle:  # a stick has no planes that fill a sheet
+        assert body.mean() > 0.15
+
+
+def test_of_a_flat_volume_slices_are_shown():
+    samples = np.tile(np.arange(5, dtype=np.uint8), (30, 22, 1))[None, ..., None]
+    volume = Signal(samples, None, "volume", {})
+    sheet = grey_planes(volume, 0.0, 4.0)
+    assert sheet.shape == (22, 3 * 30 + 2 * 4, 3)
+    shown = [sheet[:, start : start + 30, 0] for start in (0, 34, 68)]
+    assert [np.unique(part).tolist() for part in shown] == [[0], [128], [255]]
+    one = Signal(samples[:, :, :, :1], None, "volume", {})
+    assert grey_planes(one, 0.0, 4.0).shape == (22, 30, 3)
+    thick = Signal(np.zeros((1, 30, 20, 6, 1), np.uint8), None, "volume", {})
+    assert grey_planes(thick, 0.0, 4.0).shape == (20, 20 + 30 + 30 + 2 * 4, 3)
 
 
 def test_voxels_have_the_sides_of_the_affine_matrix_however_it_turns():
@@ -99,6 +135,25 @@ def test_maps_have_north_up(south_first):
     assert drawn.worst == 4
 
 
+@pytest.mark.parametrize("log_rate", [False, True])
+@pytest.mark.parametrize("count", [2, 9])
+def test_chart_files_have_rates_in_their_unit_and_hide_no_curve(count, log_rate):
+    curves = [
+        dataclasses.replace(of_signals(measured(f"c{i}", gain=i / 2)), unit=kbps(8000))
+        for i in range(count)
+    ]
+    figure = _paper_figure(curves, PSNR, log_rate)
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "Rate (kbit per second)"
+    for line, curve in zip(axes.lines, curves, strict=True):
+        np.testing.assert_allclose(line.get_xdata(), 8 * curve.bpp)
+    figure.draw_without_rendering()
+    (legend,) = [axes.get_legend()] if count == 2 else figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [curve.name for curve in curves]
+    if count == 9:
+        assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+
+
 # -------------------------------------------------------------------------------------- the page
 
 
@@ -132,7 +187,8 @@ def test_signals_may_be_better_than_pictures_can_be():
 
 
 def test_a_page_of_signals_says_nothing_of_pictures():
-    curves = [of_signals(measured("mp3")), of_signals(measured("ours"), network=True)]
+    mp3, ours = (measured(name, provenance={"jobs": 1}) for name in ("mp3", "ours"))
+    curves = [of_signals(mp3), of_signals(ours, network=True)]
     page = build_report([Source(curve) for curve in curves])
     text = words(page)
     assert 'href="#pictures"' not in page
@@ -142,7 +198,13 @@ def test_a_page_of_signals_says_nothing_of_pictures():
     assert "Per item" in text
     assert "No decoded pictures" not in text
     assert re.search(r"No decoded signals were kept.*--keep 3", text)
-    plain = build_report([Source(measured())], options=Options())
+    for of_items in ("bootstrap over the items", "each item once", "same items", "million samples"):
+        assert of_items in text
+    for of_pictures in ("picture", "megapixel", "--speed"):
+        assert of_pictures not in text.replace("Charts and pictures need JavaScript", "")
+    plain = build_report([Source(mp3), Source(ours)], options=Options())
+    for of_pictures in ("same pictures", "megapixel", "--speed", "each picture once"):
+        assert of_pictures in words(plain)
     assert 'href="#signals"' not in plain
     assert 'id="pictures"' in plain
     assert "12 pictures" in words(plain)

@@ -335,9 +335,15 @@ def _restore_infinite(
 ) -> dict[str, Float[np.ndarray, " points"]]:
     """Tell an infinite PSNR, which JSON cannot say, from a missing one: a row has no error."""
     lossless = {row.setting for row in rows if row.mse == 0}
-    for key in ("psnr", "psnr-y"):
+    lossy = {row.setting for row in rows if row.mse != 0}
+    # One item without error makes a mean of decibels infinite, that of errors needs all of them.
+    for key, found in (
+        ("psnr", lossless),
+        ("psnr-y", lossless),
+        ("psnr-of-mean-mse", lossless - lossy),
+    ):
         if key in columns:
-            hit = np.array([s in lossless for s in settings], bool)
+            hit = np.array([s in found for s in settings], bool)
             columns[key] = np.where(hit & np.isnan(columns[key]), math.inf, columns[key])
     return columns
 

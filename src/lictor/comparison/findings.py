@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lictor.comparison.curve import AGGREGATIONS, MEAN_PSNR, METRICS, Curve, ImageResult
 
@@ -121,8 +121,8 @@ def choose_aggregations(
 def usable_points(curve: Curve, metric: str, aggregation: str) -> tuple[Points, list[Finding]]:
     """Return the points of a curve that make a function, and what is wrong with the others.
 
-    Left out are points that are not finite, that are there twice, and those that cost no fewer bits
-    than another and are no better.
+    Left out are points that are not finite (of lossless ones, without blame), that are there twice,
+    and those that cost no fewer bits than another and are no better.
     """
     value = values(curve, metric, aggregation)
     sign = 1 if METRICS[metric].higher_is_better else -1
@@ -159,8 +159,16 @@ def _check_plausible(
     finite: np.ndarray,
 ) -> list[Finding]:
     found = []
-    if not finite.all():
-        where = _some([_name(curve, i, value) for i in np.flatnonzero(~finite)])
+    lossless = ~finite & _has_lossless_rows(curve)
+    if lossless.any():
+        where = _some([_name(curve, i, value) for i in np.flatnonzero(lossless)])
+        thing = "an item" if curve.of_signals else "a picture"
+        reason = f"{curve.name}: nothing is lost of {thing} at {where}"
+        remedy = f"left out, as the mean {METRICS[metric].label} is infinite"
+        found.append(_warning("lossless", reason, remedy))
+    unknown = np.flatnonzero(~finite & ~lossless)
+    if len(unknown):
+        where = _some([_name(curve, i, value) for i in unknown])
         reason = f"{curve.name}: no finite {metric} at {where}"
         remedy = "measure these points again or leave them out"
         found.append(_error("implausible", reason, remedy))
@@ -174,6 +182,12 @@ def _check_plausible(
             remedy = "check how it was measured (range of the pictures, rate of whole files)"
             found.append(_error("implausible", reason, remedy))
     return found
+
+
+def _has_lossless_rows(curve: Curve) -> Bool[np.ndarray, " points"]:
+    """Tell of each point whether a row behind it has no error, which makes a mean infinite."""
+    lossless = {row.setting for row in curve.rows if row.mse == 0}
+    return np.array([setting in lossless for setting in curve.settings], bool)
 
 
 def check_overlap(anchor: Points, test: Points, anchor_name: str, test_name: str) -> list[Finding]:
@@ -343,7 +357,8 @@ def check_rows(curve: Curve, metric: str) -> list[Finding]:
 def _name(curve: Curve, point: np.intp, value: Float[np.ndarray, " points"]) -> str:
     setting = curve.settings[point]
     setting = f"point {setting}" if setting.isdigit() else setting
-    return f"{setting} ({curve.bpp[point]:.4g} bpp, {value[point]:.4g})"
+    rate = f"{curve.bpp[point] * curve.unit.per_bpp:.4g} {curve.unit.name}"
+    return f"{setting} ({rate}, {value[point]:.4g})"
 
 
 def _some(items: Sequence[str], shown: int = 3) -> str:

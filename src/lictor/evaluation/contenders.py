@@ -72,7 +72,7 @@ def parse_contender(spec: str, *, device: str = "cpu") -> Contender:
     The transforms of learned codecs run on the device of that name.
 
     `[NAME=]WHAT[:Q1,Q2,...]`, where WHAT is `default` (the codec that ships), a key of `PEERS`,
-    one or more `.lcodec` files with commas between (a curve of one model at several rates), or the
+    one or more codec files with commas between (a curve of one model at several rates), or the
     `.toml` of a command codec.
     """
     match = SPEC.match(spec)
@@ -88,7 +88,7 @@ def parse_contender(spec: str, *, device: str = "cpu") -> Contender:
         return _peer(name or what, what, qualities)
     if what.endswith(".toml"):
         return _command(name, Path(what), qualities)
-    if what != DEFAULT and not what.endswith(".lcodec"):
+    if not all(part == DEFAULT or is_codec_file(part) for part in what.split(",")):
         raise ConfigError(
             f"{what!r} is no codec: choose {', '.join([DEFAULT, *PEERS, *OF_SIGNALS])}, "
             "a .lcodec file, or the .toml of a command codec"
@@ -96,6 +96,14 @@ def parse_contender(spec: str, *, device: str = "cpu") -> Contender:
     if qualities is not None:
         raise ConfigError(f"{spec!r}: a .lcodec file has one rate; name several, with commas")
     return _learned(name, what, device)
+
+
+def is_codec_file(text: str) -> bool:
+    """Tell whether a text means a codec file: by its ending, or because there is a file."""
+    try:
+        return text.endswith(".lcodec") or Path(text).is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def parse_contenders(specs: Sequence[str], *, device: str = "cpu") -> tuple[Contender, ...]:

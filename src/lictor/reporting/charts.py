@@ -20,7 +20,9 @@ from lictor.comparison.unit import shared_unit
 from lictor.errors import DataError
 from lictor.files import atomic_file
 from lictor.reporting.chart_file import CHART_FORMATS, NO_DATE
+from lictor.reporting.words import words_of
 
+_INSIDE, _COLUMNS = 6, 3  # curves whose legend fits into a chart; columns of one below it
 RATE_TICKS = tuple(m * 10.0**e for e in range(-3, 3) for m in (1, 2, 5))
 
 # After Okabe and Ito's colours, each darkened or lightened until it keeps a contrast of 3:1 with
@@ -228,7 +230,7 @@ def _is_time(value: Any) -> bool:
 
 def time_figure(curves: Sequence[Curve], *, per_megapixel: bool) -> dict[str, Any]:
     """Return encoding (filled) and decoding (hollow) time of each codec, over its settings."""
-    data, names = [], []
+    data, names, words = [], [], words_of(curves)
     for index, (curve, style) in enumerate(zip(curves, styles(curves), strict=True)):
         spreads = _spreads(curve, per_megapixel=per_megapixel)
         for verb, spread in spreads.items():
@@ -240,7 +242,7 @@ def time_figure(curves: Sequence[Curve], *, per_megapixel: bool) -> dict[str, An
             names.append(curve.name if len(curve.name) <= 24 else f"{curve.name[:23]}…")
     layout = {
         "xaxis": {
-            "title": {"text": f"Time per {'megapixel' if per_megapixel else 'picture'}"},
+            "title": {"text": f"Time per {words.million if per_megapixel else words.one}"},
             "type": "log",
         },
         "yaxis": {
@@ -328,7 +330,7 @@ def _paper_figure(curves: Sequence[Curve], view: View, log_rate: bool) -> Any:
             continue
         drawn = points(curve, view)
         lines += axes.plot(
-            [b for _, b, _ in drawn],
+            [b * unit.per_bpp for _, b, _ in drawn],
             [q for _, _, q in drawn],
             color=style.light,
             marker=style.marker,
@@ -351,5 +353,9 @@ def _paper_figure(curves: Sequence[Curve], view: View, log_rate: bool) -> Any:
         axes.xaxis.set_major_formatter("{x:g}")
     else:
         axes.set_xlim(left=0)
-    axes.legend(lines, names, frameon=False, loc="best")
+    if len(names) <= _INSIDE:
+        axes.legend(lines, names, frameon=False, loc="best")
+    else:  # a long legend would hide curves
+        figure.set_figheight(figure.get_figheight() + 0.14 * -(-len(names) // _COLUMNS))
+        figure.legend(lines, names, frameon=False, loc="outside lower center", ncols=_COLUMNS)
     return figure

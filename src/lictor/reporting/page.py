@@ -8,7 +8,7 @@ inputs make the same bytes.
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from importlib.resources import files
 from string import Template
@@ -35,6 +35,7 @@ from lictor.reporting.page_tables import Comparisons, bd_section, time_section
 from lictor.reporting.sections import legend, origin_section, rows_section, warnings
 from lictor.reporting.signals.section import signals_section
 from lictor.reporting.sources import Source
+from lictor.reporting.words import ITEMS, PICTURES, words_of
 
 _ROW = ("width", "height", "bytes", "bpp", "psnr", "psnr_y", "ms_ssim", "lpips")
 _WAYS = {MEAN_PSNR: "mean of the dB values", MEAN_MSE: "PSNR of the mean error"}
@@ -74,7 +75,7 @@ def build_report(
     scripts = {name: _script(_asset(f"{name}.js")) for name in _SCRIPTS}
     scripts["plotly"] = _script(_plotly())
     title = options.title or _title(curves)
-    each = "Per item" if _only_signals(curves) else "Per picture"
+    words = words_of(curves)
     return Template(_asset("page.html")).substitute(
         policy=_policy(list(scripts.values())),
         version=tag("span", version("lictor")),
@@ -92,7 +93,9 @@ def build_report(
         ),
         pictures=_pictures(pictures, options.pictures, curves),
         links=_links(curves, pictures),
-        each=each,
+        each=f"Per {words.one}",
+        one=words.one,
+        million=words.million,
         signals=signals_section(sources, count=options.pictures, limit_bytes=options.picture_bytes),
         time=time_section(curves),
         rows=rows_section(curves),
@@ -191,11 +194,13 @@ def _data(
         ],
         "anchor": anchor,
         "unit": shared_unit(curve.unit for curve in curves).name,
+        "words": asdict(words_of(curves)),
         "images": images,
         "curves": [
             {
                 "name": curve.name,
                 "settings": curve.settings,
+                "unit": {"name": curve.unit.name, "per_bpp": curve.unit.per_bpp},
                 "points": {view.key: _drawn_settings(curve, view) for view in found},
                 "rows": _rows(curve.rows, number),
             }
@@ -263,8 +268,9 @@ def _lead(curves: Sequence[Curve]) -> Html:
     parts = []
     if measured:
         counts = sorted({len(curve.images) for curve in measured})
-        thing = "item" if _only_signals(measured) else "picture"
-        pictures = " or ".join(map(str, counts)) + f" {thing}{'' if counts == [1] else 's'}"
+        words = words_of(measured)
+        things = words.one if counts == [1] else words.many
+        pictures = f"{' or '.join(map(str, counts))} {things}"
         sets = list(dict.fromkeys(curve.dataset for curve in measured if curve.dataset))
         where = f" ({', '.join(sets)})" if sets else ""
         parts.append(f"{_count(len(measured), 'codec')} measured on {pictures}{where}")
@@ -305,14 +311,10 @@ def _options(entries: Any, selected: object = None) -> Html:
     )
 
 
-def _only_signals(curves: Sequence[Curve]) -> bool:
-    return all(curve.of_signals for curve in curves)
-
-
 def _links(curves: Sequence[Curve], pictures: Gallery) -> Html:
     """Return links to the sections of pictures and of signals, as far as these are there."""
     links = []
-    if pictures.pictures or not _only_signals(curves):
+    if pictures.pictures or words_of(curves) is PICTURES:
         links.append(tag("a", "Pictures", href="#pictures"))
     if any(curve.of_signals for curve in curves):
         links.append(tag("a", "Signals", href="#signals"))
@@ -321,7 +323,7 @@ def _links(curves: Sequence[Curve], pictures: Gallery) -> Html:
 
 def _pictures(pictures: Gallery, count: int, curves: Sequence[Curve]) -> Html:
     """Return the section of pictures; nothing where signals have none and need none."""
-    if not pictures.pictures and _only_signals(curves):
+    if not pictures.pictures and words_of(curves) is ITEMS:
         return join(*(tag("p", note, class_="note") for note in pictures.notes))
     return tag(
         "section",

@@ -9,6 +9,7 @@ from lictor.comparison.curve import METRICS, Curve
 from lictor.comparison.point import PointComparison
 from lictor.reporting.charts import View, is_published, speed_of, styles, times_of
 from lictor.reporting.markup import Html, join, named, tag
+from lictor.reporting.words import ITEMS, words_of
 
 # Every comparison that the page can show, by view and the numbers of anchor and test; besides, the
 # comparisons of which one side is a single point.
@@ -64,7 +65,8 @@ def bd_section(
             tag("strong", anchor, class_="anchor-name"),
             ", in ",
             tag("span", metric, class_="metric-name"),
-            f"; {MINUS}20\u00a0% is a fifth fewer. The interval is a bootstrap over the pictures.",
+            f"; {MINUS}20\u00a0% is a fifth fewer. The interval is a "
+            f"bootstrap over the {words_of(curves).many}.",
             class_="note",
         ),
         tag(
@@ -280,7 +282,7 @@ def _how_timed(curves: Sequence[Curve]) -> Iterator[Html]:
             text = f"Taken while {jobs} processes ran beside each other: slower than alone"
             key = (True, text)
         elif jobs == 1:
-            key = (False, "From the evaluation: one process, each picture once")
+            key = (False, f"From the evaluation: one process, each {words_of([curve]).one} once")
         else:
             key = (True, "From an evaluation that does not say how many processes ran")
         groups.setdefault(key, []).append(curve.name)
@@ -324,6 +326,8 @@ def _cost_table(curves: Sequence[Curve]) -> Html:
             rows[index] = costs
     known = [key for key, *_ in _COSTS if any(key in costs for costs in rows.values())]
     parts = any("parts" in costs for costs in rows.values())
+    if not rows and words_of(curves) is ITEMS:  # nobody measures these of signals
+        return Html()
     if not rows:
         return tag(
             "p",

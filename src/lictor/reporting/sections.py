@@ -6,6 +6,7 @@ from typing import Any
 from lictor.comparison.curve import AGGREGATIONS, METRICS, Curve
 from lictor.reporting.charts import View, styles
 from lictor.reporting.markup import Html, join, named, swatch, tag
+from lictor.reporting.words import words_of
 
 
 def legend(curves: Sequence[Curve]) -> Html:
@@ -31,16 +32,18 @@ def legend(curves: Sequence[Curve]) -> Html:
 
 def rows_section(curves: Sequence[Curve]) -> Html:
     """Return the places of the tables of pictures, which the page fills."""
+    words = words_of(curves)
     options = [
         tag("option", curve.name, value=index) for index, curve in enumerate(curves) if curve.rows
     ]
     if not options:
-        return tag("p", "Published curves have no numbers of single pictures.", class_="note")
+        return tag("p", f"Published curves have no numbers of single {words.many}.", class_="note")
     return join(
         tag("h3", "BD-rate in % against ", tag("span", class_="anchor-name")),
         tag(
             "p",
-            "No number for single pictures: it needs two codecs measured on the same pictures.",
+            f"No number for single {words.many}: it needs two codecs measured on the same "
+            f"{words.many}.",
             class_="note",
             id="picture-rates-none",
         ),
@@ -50,7 +53,7 @@ def rows_section(curves: Sequence[Curve]) -> Html:
             class_="box",
             tabindex="0",
             role="region",
-            aria_label="BD-rate of each picture",
+            aria_label=f"BD-rate of each {words.one}",
         ),
         tag("h3", "Measurements"),
         tag(
@@ -65,7 +68,7 @@ def rows_section(curves: Sequence[Curve]) -> Html:
             class_="box",
             tabindex="0",
             role="region",
-            aria_label="Measurements of each picture",
+            aria_label=f"Measurements of each {words.one}",
         ),
     )
 
@@ -91,7 +94,8 @@ def origin_section(curves: Sequence[Curve], views: Sequence[View]) -> Html:
     definitions = [
         (
             "Rate",
-            "bits per pixel or sample: 8 × bytes of the whole file / pixels, mean over pictures",
+            "bits per pixel or sample: 8 × bytes of the whole file / pixels or samples, mean over "
+            f"{words_of(curves).many}",
         ),
         (" and ".join(two_ways), f"either the {', or the '.join(AGGREGATIONS.values())}"),
         ("BD-rate", "PCHIP of log-rate over quality, mean over the common range of quality"),
@@ -122,7 +126,7 @@ def _origin_of(curve: Curve, metrics: Sequence[str]) -> Html:
     }
     facts: list[tuple[str, object]] = [
         ("Description", curve.description),
-        ("Pictures", _pictures_of(curve)),
+        (words_of([curve]).many.capitalize(), _pictures_of(curve)),
         ("Average", AGGREGATIONS.get(curve.aggregation, "not said; taken for the mean of PSNRs")),
         ("Rate", counts.get(curve.counts_header, "not said whether headers count")),
         ("Settings", ", ".join(curve.settings)),

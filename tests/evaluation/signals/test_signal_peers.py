@@ -10,7 +10,13 @@ from lictor.evaluation.signals.array_peers import Sz3, Zfp
 from lictor.evaluation.signals.audio_peers import Flac, Mp3, Opus
 from lictor.evaluation.signals.peers import SIGNAL_PEERS
 from lictor.evaluation.signals.quality import aligned, from_unit, measure, peak_of
-from lictor.evaluation.signals.slice_peers import Jpeg2000Planes, JpegXlPlanes, PicturePeer
+from lictor.evaluation.signals.slice_peers import (
+    Jpeg2000Planes,
+    JpegXlPlanes,
+    PicturePeer,
+    X265Planes,
+    ffmpeg_version,
+)
 
 pytest.importorskip("soundfile")
 pytest.importorskip("imagecodecs")
@@ -69,6 +75,28 @@ def test_slices_come_back_in_place(make: type, dtype: type, shape: tuple[int, ..
     (back,) = coder.decode(coder.encode([signal]))
     assert back.shape == shape
     assert np.sqrt(np.mean((back - samples.astype(np.float64)) ** 2)) < 0.02 * np.ptp(samples)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+@pytest.mark.parametrize("shape", [(2, 33, 35, 5, 1), (1, 3, 2, 4, 1), (1, 7, 90, 1, 1)])
+def test_slices_of_x265_come_back_in_place(dtype: type, shape: tuple[int, ...]) -> None:
+    try:
+        ffmpeg_version()
+    except ConfigError as error:
+        pytest.skip(str(error))
+    samples = (100 + 90 * smooth(*shape)).astype(dtype)
+    signal, sizes = Signal(samples, None, "volume"), []
+    for quality, share in ((0, 0.01), (51, 0.5)):
+        data = X265Planes(quality).encode([signal])
+        (back,) = X265Planes(quality).decode(data)
+        assert back.shape == shape
+        error = np.sqrt(np.mean((back - samples.astype(np.float64)) ** 2))
+        assert error < share * np.ptp(samples)
+        sizes.append(len(data))
+    assert sizes[0] > sizes[1]
+    for damaged in (data[:2], data[: len(data) // 2]):
+        with pytest.raises(BitstreamError):
+            X265Planes(51).decode(damaged)
 
 
 def test_sounds_come_back_in_time() -> None:
@@ -134,6 +162,19 @@ def test_every_peer_names_itself_and_sweeps_within_its_qualities() -> None:
             names = [peer.make(quality).name for quality in peer.qualities]
             assert len(set(names)) == len(names) >= 4
             assert peer.lowest <= min(peer.qualities) < max(peer.qualities) <= peer.highest
+
+
+@pytest.mark.parametrize("name", ["sz3", "zfp", "jpeg2000", "jpegxl"])
+def test_the_usual_sweep_of_arrays_reaches_from_coarse_to_fine(name: str) -> None:
+    noise = RNG.normal(0, 0.02, (1, 64, 64, 1))
+    signal = Signal((smooth(1, 64, 64, 1) + noise).astype(np.float32), None, "field")
+    peer, found = SIGNAL_PEERS["field"][name], []
+    for quality in peer.qualities:
+        coder = peer.make(quality)
+        found.append(measure(signal, coder.decode(coder.encode([signal]))[0], peak_of(signal)))
+    decibels = [quality.psnr for quality in found]
+    assert min(decibels) < 32
+    assert max(decibels) > 38
 
 
 def test_header_bytes_of_slices_are_few() -> None:

@@ -16,7 +16,11 @@ from lictor.data.signals.formats import read_signal, write_signal
 from lictor.data.signals.signal import Signal
 from lictor.errors import ConfigError
 from lictor.evaluation.signals import sweep
-from lictor.evaluation.signals.contenders import kind_of, parse_signal_contenders
+from lictor.evaluation.signals.contenders import (
+    kind_of,
+    parse_signal_contenders,
+    with_shipped,
+)
 from lictor.evaluation.signals.items import items_of, part_of, read_signals
 from lictor.evaluation.signals.quality import peak_of
 from lictor.implicit.coordinates import COORDINATES
@@ -200,6 +204,23 @@ def test_kinds_of_codecs(codec_file: Path, tmp_path: Path) -> None:
         parse_signal_contenders(["sz3"], "audio")
 
 
+def test_a_codec_file_may_have_any_name(
+    codec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "speech").write_bytes(codec_file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for what in ("speech", str(tmp_path / "speech")):
+        spec = with_shipped(f"{what}:0,4")
+        assert kind_of([spec]) == "audio"
+        (found,) = parse_signal_contenders([spec], "audio")
+        assert found.network_bytes == dict.fromkeys(("q0", "q4"), codec_file.stat().st_size)
+        assert found.contender.name == "speech"
+    (tmp_path / "mp3").write_bytes(codec_file.read_bytes())
+    assert parse_signal_contenders(["mp3"], "audio")[0].network_bytes == {}
+    with pytest.raises(ConfigError, match="no codec of signals"):
+        parse_signal_contenders(["missing"], "audio")
+
+
 def test_ranges_are_common_or_the_files_own(codec_file: Path) -> None:
     contenders = parse_signal_contenders([str(codec_file)], "audio")
     assert sweep.common_peak(contenders, "audio") is None
@@ -228,6 +249,33 @@ def test_a_page_has_sounds_inside_and_no_link_outside(
     assert "media-src data:" in text
     assert "kbit per second" in text
     assert len(section) < 600_000
+
+
+def test_lossless_points_are_told_and_do_not_hide_the_others(folder: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "out", tmp_path / "page.html"
+    specs = ["flac:4,5,6,8,16", "mp3:8,16,24,32"]
+    arguments = ["evaluate", folder, "--codecs", *specs, "-o", out, "--keep", 1]
+    assert command(*arguments) == 0
+    flac, mp3 = (load_curve(out / f"{name}.json") for name in ("flac", "mp3"))
+    means = flac.columns["psnr-of-mean-mse"]
+    assert (
+        np.isinf(flac.columns["psnr"]).tolist() == np.isinf(means).tolist() == [False] * 4 + [True]
+    )
+    found = compare(flac, mp3)
+    assert not found.refused
+    assert found.num_points == (4, 4)
+    assert "nothing is lost of an item at q16" in str(found.findings[0])
+    assert "kbps" in str(found.findings[0])
+    assert command("report", out, "-o", page) == 0
+    text = page.read_text()
+    assert "flac q16: " in text
+    section = text[text.index('<section id="signals"') :]
+    section = section[: section.index("</section>")]
+    assert "without loss" in section
+    assert "inf dB" not in section
+    assert section.count("<table") == 1
+    # The original, then a row for each codec.
+    assert section.count('<div class="signals">') == 3
 
 
 def test_maps_have_their_errors_on_one_scale(tmp_path: Path) -> None:

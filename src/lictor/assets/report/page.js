@@ -178,7 +178,7 @@ const bdOf = (curve) => report.bd[state.view.key]?.[state.anchor]?.[curve] ?? nu
 
 const ROW_COLUMNS = [
   ["bytes", "Bytes", 0], ["bpp", "bpp", 4], ["psnr", "PSNR dB", 2], ["psnr_y", "PSNR-Y dB", 2],
-  ["ms_ssim", "MS-SSIM", 4], ["lpips", "LPIPS", 4], ["encode_s", "Encode s", 3], ["decode_s", "Decode s", 3],
+  ["ms_ssim", "MS-SSIM", 4], ["lpips", "LPIPS", 4], ["encode_s", "Encode s", 4], ["decode_s", "Decode s", 4],
 ];
 
 function pictureName(name) {
@@ -188,6 +188,13 @@ function pictureName(name) {
   return link;
 }
 
+const capital = (word) => word[0].toUpperCase() + word.slice(1);
+
+// Rows of signals keep the last axis and the product of the others.
+function size(row) {
+  return row.height === 1 ? number(row.width, 0) : `${row.width} × ${row.height}`;
+}
+
 function showPictureRates() {
   const box = byId("picture-rates");
   if (!box) return;
@@ -195,12 +202,12 @@ function showPictureRates() {
   const names = report.images.filter((_, n) => curves.some((i) => bdOf(i).per_image[n] != null));
   byId("picture-rates-none").hidden = names.length > 0;
   if (!names.length) return box.replaceChildren();
-  const columns = [["Picture", "text", pictureName, (name) => name]];
+  const columns = [[capital(report.words.one), "text", pictureName, (name) => name]];
   for (const i of curves) {
     const value = (name) => bdOf(i).per_image[report.images.indexOf(name)];
     columns.push([report.curves[i].name, "number", (name) => signed(value(name), 1), value]);
   }
-  fill(box, table(columns, names, "BD-rate in per cent of each picture"));
+  fill(box, table(columns, names, `BD-rate in per cent of each ${report.words.one}`));
 }
 
 function showRows() {
@@ -208,9 +215,13 @@ function showRows() {
   const rows = curve.rows[byId("rows-setting").value] ?? [];
   const known = ROW_COLUMNS.filter(([key]) => rows.some((row) => row[key] != null));
   const columns = [
-    ["Picture", "text", (row) => pictureName(report.images[row.image]), (row) => report.images[row.image]],
-    ["Size", "number", (row) => `${row.width} × ${row.height}`, (row) => row.width * row.height],
-    ...known.map(([key, title, digits]) => [title, "number", (row) => number(row[key], digits), (row) => row[key]]),
+    [capital(report.words.one), "text", (row) => pictureName(report.images[row.image]), (row) => report.images[row.image]],
+    [report.words.size, "number", size, (row) => row.width * row.height],
+    ...known.map(([key, title, digits]) => {
+      const isRate = key === "bpp";
+      const value = isRate ? (row) => row.bpp * curve.unit.per_bpp : (row) => row[key];
+      return [isRate ? curve.unit.name : title, "number", (row) => number(value(row), digits), value];
+    }),
   ];
   fill(byId("rows"), table(columns, rows, `Measurements of ${curve.name}`));
 }

@@ -16,7 +16,7 @@ from lictor.data.signals.folder import list_signals
 from lictor.data.signals.formats import suffix_of
 from lictor.data.signals.signal import KINDS, Signal
 from lictor.errors import ConfigError, DataError
-from lictor.evaluation.contenders import SPEC, Contender, Setting
+from lictor.evaluation.contenders import SPEC, Contender, Setting, is_codec_file
 from lictor.evaluation.peers import PEERS
 from lictor.evaluation.signals.coder import SignalCoder
 from lictor.evaluation.signals.peers import SIGNAL_PEERS, SignalPeer
@@ -99,9 +99,8 @@ def kind_of(specs: Sequence[str], place: str = "") -> str | None:
     for spec in specs:
         match = SPEC.match(spec)
         what = match["what"] if match is not None else ""
-        files = [part for part in what.split(",") if part.endswith(".lcodec")]
-        learned = [part for part in files if is_signal_codec(part)]
         kinds = [kind for kind, peers in SIGNAL_PEERS.items() if what in peers]
+        learned = [] if kinds else [part for part in what.split(",") if is_signal_codec(part)]
         if learned:
             kinds = [str(read_signal_codec(Path(learned[0])).config["domain"]["kind"])]
         elif not kinds:
@@ -129,7 +128,7 @@ def parse_signal_contenders(
 ) -> list[SignalContender]:
     """Parse texts for signals of a kind: `[NAME=]WHAT[:Q1,Q2,...]`.
 
-    WHAT is one of the kind's peers, or one or more `.lcodec` files with commas between. Raises
+    WHAT is one of the kind's peers, or one or more codec files with commas between. Raises
     `ConfigError` when a text means nothing, or two would write the same file, and
     `CheckpointError` for codec files that cannot be read.
     """
@@ -153,7 +152,7 @@ def _parse(spec: str, kind: str, effort: Effort | None) -> SignalContender:
     peers = SIGNAL_PEERS[kind]
     if what in peers:
         return _peer(name or what, peers[what], qualities)
-    if not what.endswith(".lcodec"):
+    if not all(map(is_codec_file, what.split(","))):
         ours = [name for name, its in OF_SIGNALS.items() if its == kind]
         raise ConfigError(
             f"{what!r} is no codec of signals of kind {kind}: choose {', '.join([*peers, *ours])}, "

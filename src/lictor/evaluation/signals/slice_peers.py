@@ -219,13 +219,14 @@ class X265Planes:
         """Compress one signal; raises `ConfigError` without ffmpeg."""
         planes = _planes(only_one(signals), most_bits=8)
         _, rows, columns = planes.planes.shape
-        even = np.pad(planes.planes, ((0, 0), (0, rows % 2), (0, columns % 2)), mode="edge")
-        size = f"{even.shape[2]}x{even.shape[1]}"
+        more = [(0, _x265_side(side) - side) for side in (rows, columns)]
+        padded = np.pad(planes.planes, ((0, 0), *more), mode="edge")
+        size = f"{padded.shape[2]}x{padded.shape[1]}"
         stream = _ffmpeg(
             [*_GREY, "-s", size, "-r", "25", "-i", "-", "-c:v", "libx265", "-preset", "medium",
              "-crf", f"{self.quality:g}", "-x265-params", "keyint=1:log-level=none:info=0",
              "-pix_fmt", "gray", "-f", "hevc", "-"],
-            even.tobytes(),
+            padded.tobytes(),
         )  # fmt: skip
         return planes.header() + varint(rows) + varint(columns) + stream
 
@@ -233,18 +234,26 @@ class X265Planes:
         """Restore the samples; raises `BitstreamError` when they cannot be."""
         limits, items, each, reader = _parted(data)
         rows, columns = reader.varint(), reader.varint()
-        raw = _ffmpeg(["-f", "hevc", "-i", "-", *_GREY, "-"], reader.rest())
-        shape = (items * max(each, 1), rows + rows % 2, columns + columns % 2)
+        raw = _ffmpeg(["-f", "hevc", "-i", "-", *_GREY, "-"], reader.rest(), BitstreamError)
+        shape = (items * max(each, 1), _x265_side(rows), _x265_side(columns))
         if len(raw) != np.prod(shape):
             raise BitstreamError("the video has another size than its header says")
         planes = np.frombuffer(raw, np.uint8).reshape(shape)[:, :rows, :columns]
         return [_Planes(planes, limits, items, each == 0).samples()]
 
 
+def _x265_side(length: int) -> int:
+    """Return how long a side of a slice is coded: even, and no shorter than x265 takes."""
+    return max(16, length + length % 2)
+
+
 _GREY = ("-f", "rawvideo", "-pix_fmt", "gray")
 
 
-def _ffmpeg(arguments: Sequence[str], data: bytes) -> bytes:
+def _ffmpeg(
+    arguments: Sequence[str], data: bytes, failure: type[LictorError] = LictorError
+) -> bytes:
+    """Run ffmpeg from bytes to bytes; raises `failure` where it does not succeed."""
     ffmpeg_version()
     command = ["ffmpeg", "-hide_banner", "-loglevel", "error", *arguments]
     try:
@@ -255,7 +264,7 @@ def _ffmpeg(arguments: Sequence[str], data: bytes) -> bytes:
         raise LictorError(f"ffmpeg cannot be run, or takes too long ({error})") from error
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().partition("\n")[0]
-        raise LictorError(f"ffmpeg failed: {said}")
+        raise failure(f"ffmpeg failed: {said}")
     return done.stdout
 
 

@@ -17,6 +17,7 @@ _SECONDS = 10.0  # of a sound, at most: pages are sent by mail
 _WIDTH, _HEIGHT = 480, 320
 _DB_RANGE = 80.0
 _WINDOW_S = 0.025
+_FLAT = 4  # times as long are the other sides of a flat volume, at least
 _MOST_STRETCH = 20.0  # of a voxel: longer ones are drawn as cubes
 
 
@@ -61,12 +62,19 @@ def planes(samples: np.ndarray, sides: Sequence[float] = (1.0, 1.0, 1.0)) -> lis
     `sides` are those of a voxel: planes are as wide and high as the body, with square pixels of the
     shortest side.
     """
-    cuts = [np.take(samples, n // 2, axis) for axis, n in enumerate(samples.shape)]
-    pairs = [[side for i, side in enumerate(sides) if i != axis] for axis in range(3)]
-    return [
-        np.rot90(_stretched(cut, [side / min(sides) for side in pair]))
-        for cut, pair in zip(cuts, pairs, strict=True)
-    ]
+    return [_plane(samples, sides, axis, n // 2) for axis, n in enumerate(samples.shape)]
+
+
+def slices(samples: np.ndarray, sides: Sequence[float], axis: int) -> list[np.ndarray]:
+    """Return up to three slices across an axis, as `planes` are: near both ends and between."""
+    count = samples.shape[axis]
+    places = sorted({(2 * i + 1) * count // 6 for i in range(3)})
+    return [_plane(samples, sides, axis, place) for place in places]
+
+
+def _plane(samples: np.ndarray, sides: Sequence[float], axis: int, place: int) -> np.ndarray:
+    factors = [side / min(sides) for i, side in enumerate(sides) if i != axis]
+    return np.rot90(_stretched(np.take(samples, place, axis), factors))
 
 
 def _stretched(cut: np.ndarray, factors: Sequence[float]) -> np.ndarray:
@@ -97,9 +105,18 @@ def limits(signal: Signal) -> tuple[float, float]:
 
 
 def grey_planes(signal: Signal, low: float, high: float) -> np.ndarray:
-    """Return the middle planes of a volume's first item beside each other."""
+    """Return planes of a volume's first item beside each other.
+
+    These are the middle ones of the three axes, but of a flat volume, whose other planes are
+    stripes, slices across its short axis.
+    """
     share = (signal.samples[0, ..., 0].astype(np.float64) - low) / (high - low)
-    return beside([coloured(plane, "gray") for plane in planes(share, voxel_sides(signal))])
+    sides = voxel_sides(signal)
+    lengths = [n * side for n, side in zip(share.shape, sides, strict=True)]
+    shortest, middle, _ = np.argsort(lengths)
+    flat = _FLAT * lengths[shortest] < lengths[middle]
+    shown = slices(share, sides, int(shortest)) if flat else planes(share, sides)
+    return beside([coloured(plane, "gray") for plane in shown])
 
 
 def _is_south_first(signal: Signal) -> bool:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 
@@ -73,18 +75,26 @@ def signals_section(sources: Sequence[Source], *, count: int, limit_bytes: int) 
 
 
 def _figures(sources: Sequence[Source]) -> Html:
-    tables = []
-    for source in sources:
-        rows = point_figures(source.curve)
-        told = [key for key in rows[0] if any(row[key] != "-" for row in rows)]
-        head = tag("tr", *(tag("th", key, scope="col") for key in told))
-        body = [tag("tr", *(tag("td", row[key]) for key in told)) for row in rows]
-        tables.append(tag("table", tag("thead", head), tag("tbody", *body)))
+    """Return one table of all curves, of the columns that any of them has."""
+    rows = [row for source in sources for row in point_figures(source.curve)]
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    told = [key for key in keys if any(row.get(key, "-") != "-" for row in rows)]
+    # What stands for words is on the left, numbers are on the right.
+    looks = {key: "text" if key in ("curve", "setting") else "number" for key in told}
+    head = tag("tr", *(tag("th", key, scope="col", class_=looks[key]) for key in told))
+    bodies = [
+        tag(
+            "tbody",
+            *(
+                tag("tr", *(tag("td", row.get(key, "-"), class_=looks[key]) for key in told))
+                for row in group
+            ),
+        )
+        for _, group in groupby(rows, key=itemgetter("curve"))
+    ]
+    table = tag("table", tag("thead", head), *bodies)
     return join(
-        *(
-            tag("div", table, class_="box", tabindex="0", role="region", aria_label="Figures")
-            for table in tables
-        ),
+        tag("div", table, class_="box", tabindex="0", role="region", aria_label="Figures"),
         tag(
             "p",
             "Baseline: PSNR of silence for sounds, of the mean value for all else. SNR: how far "
@@ -142,26 +152,29 @@ def _shown(source: Source, name: str, sha256: str) -> Iterator[Shown]:
 
 def _item(name: str, original: Signal, shown: Sequence[Shown]) -> Html:
     draw = _DRAW.get(original.kind, _draw_array)
-    figures = draw(original, [one.signal for one in shown])
-    captions = ["original", *map(_caption, shown)]
+    first, *figures = draw(original, [one.signal for one in shown])
+    curves = groupby(zip(shown, figures, strict=True), key=lambda pair: pair[0].curve)
+    rows = [[("original", first)]]
+    rows += [[(_caption(one), figure) for one, figure in group] for _, group in curves]
     return join(
         tag("h3", name),
-        tag(
-            "div",
-            *(
-                tag("figure", figure, tag("figcaption", caption))
-                for figure, caption in zip(figures, captions, strict=True)
-            ),
-            class_="signals",
+        *(
+            tag(
+                "div",
+                *(tag("figure", figure, tag("figcaption", words)) for words, figure in row),
+                class_="signals",
+            )
+            for row in rows
         ),
     )
 
 
 def _caption(one: Shown) -> str:
-    return (
-        f"{one.curve} {one.row.setting}: {one.rate:.4g} {one.unit}, PSNR {one.row.psnr:.2f} dB, "
-        f"{one.row.psnr - one.row.baseline_psnr:.2f} dB above the baseline"
-    )
+    head = f"{one.curve} {one.row.setting}: {one.rate:.4g} {one.unit}"
+    if one.row.mse == 0:
+        return f"{head}, without loss"
+    above = one.row.psnr - one.row.baseline_psnr
+    return f"{head}, PSNR {one.row.psnr:.2f} dB, {above:.2f} dB above the baseline"
 
 
 def _image(pixels: np.ndarray, words: str) -> Html:
