@@ -60,8 +60,11 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from PIL import Image  # noqa: E402
+from torch import nn  # noqa: E402
 
 from lictor.data.folder import ImageFolder  # noqa: E402
+from lictor.layers.checkerboard import CheckerboardConv  # noqa: E402
+from lictor.layers.entropy_network import EntropyNetwork  # noqa: E402
 from lictor.models.base import AbstractCodecModel  # noqa: E402
 from lictor.models.zoo import MODELS  # noqa: E402
 
@@ -119,10 +122,28 @@ def photo_tensor(batch: int, height: int, width: int, seed: int = 0) -> torch.Te
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
 
-def tiny_model(name: str, seed: int = 0) -> AbstractCodecModel:
+def tiny_model(name: str, seed: int = 0, **options: Any) -> AbstractCodecModel:
     """A model of `MODELS` in its small form, from a fixed seed."""
     torch.manual_seed(seed)
-    return MODELS[name](**MODELS[name].tiny)
+    return MODELS[name](**MODELS[name].tiny, **options)
+
+
+def lively_model(name: str, **options: Any) -> AbstractCodecModel:
+    """A model with weights as random as at the start, but with symbols and scales of all sizes."""
+    model = tiny_model(name, **options)
+    with torch.no_grad():
+        for part, gain in ((model.g_a, 20), (getattr(model, "h_a", None), 20)):
+            convolutions = [m for m in part.modules() if isinstance(m, nn.Conv2d)] if part else []
+            for convolution in convolutions[-1:]:
+                convolution.weight.mul_(gain)
+        for module in model.modules():
+            if isinstance(module, EntropyNetwork):
+                last = [m for m in module.modules() if isinstance(m, nn.Conv2d | CheckerboardConv)][
+                    -1
+                ]
+                last.bias.uniform_(-0.5, 5)
+                last.weight.mul_(5)
+    return model
 
 
 @pytest.fixture

@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from conftest import combined, photo_tensor, tiny_model
+from conftest import combined, lively_model, photo_tensor, tiny_model
 from lictor.coders import DecodeCoder, EncodeCoder, LatentCoder, RateCoder, Shape
 from lictor.coding.stream import choose_lanes, overhead_bytes
 from lictor.coding.tables import TOTAL
 from lictor.errors import BitstreamError, DataError
-from lictor.layers.entropy_network import EntropyNetwork
 from lictor.layers.quantize.catalogue import SURROGATES, mixed
 from lictor.layers.quantize.noise import Noise
 from lictor.models.base import AbstractCodecModel
@@ -38,22 +37,6 @@ def threads(count: int):
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def lively_model(name: str) -> AbstractCodecModel:
-    """A model with weights as random as at the start, but with symbols and scales of all sizes."""
-    model = tiny_model(name)
-    with torch.no_grad():
-        for part, gain in ((model.g_a, 20), (getattr(model, "h_a", None), 20)):
-            convolutions = [m for m in part.modules() if isinstance(m, nn.Conv2d)] if part else []
-            for convolution in convolutions[-1:]:
-                convolution.weight.mul_(gain)
-        for module in model.modules():
-            if isinstance(module, EntropyNetwork):
-                last = [m for m in module.modules() if isinstance(m, nn.Conv2d)][-1]
-                last.bias.uniform_(-0.5, 5)
-                last.weight.mul_(5)
-    return model
 
 
 def frozen_model(name: str) -> AbstractCodecModel:

@@ -6,8 +6,10 @@ scales become multipliers. Nothing is calibrated: between layers values keep ten
 point, and are clamped far beyond what a network that works gives.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,8 +39,10 @@ from lictor.ptq.fake_quant import LAYERS, Layer, along, code_range, output_axis
 from lictor.ptq.layer import QuantizedLayer, input_channels
 
 _WEIGHT_BITS = 14
-# Significant bits of a multiplier: its error is 2^-19 of itself, a hundredth of a step at 8192.
+# Significant bits of a multiplier, where sums leave room for them: its error is 2^-19 of itself.
 _MULTIPLIER_BITS = 18
+# What a sum times its multiplier stays below: half of it again is for the bias.
+_PRODUCT_BITS = 51
 _MOST_SHIFT = 40
 _FRACTION = torch.tensor(FRACTION_BITS)
 
@@ -148,12 +152,13 @@ def _float(layer: Layer) -> _Lowered:
 
 def _quantized(layer: QuantizedLayer) -> _Lowered:
     """Return a layer of integers: its input's codes, its sums, its scales."""
-    ops, inner = list[Op](), layer.layer
+    ops, inner = list[Any](), layer.layer
     assert isinstance(inner, LAYERS)
     if layer.bits.inputs is not None:
         low, high = code_range(layer.bits.inputs, layer.bits.zero)
         copies = _integers(layer.copies)
-        factor, shift = _fixed(torch.ldexp(layer.steps.double().cpu(), _FRACTION).reciprocal())
+        inverse = torch.ldexp(layer.steps.double().cpu(), _FRACTION).reciprocal()
+        factor, shift = _fixed(inverse, _MULTIPLIER_BITS)
         half = (1 << shift) >> 1
         ops.append(Rescale(factor, half, shift, low * copies, high * copies))
     scales, exponents = layer.scales.double().cpu(), None
@@ -164,7 +169,11 @@ def _quantized(layer: QuantizedLayer) -> _Lowered:
         exponents = np.full(len(scales), _WEIGHT_BITS - 1, np.int64)
     # Without codes of inputs, sums are in units of 2^-10 already.
     coded = layer.bits.inputs is not None
-    factor, shift = _fixed(torch.ldexp(scales, _FRACTION) if coded else scales)
+    sums = weight.abs().sum([i for i in range(weight.dim()) if i != layer.axis]).max()
+    reach = float(np.abs([ops[0].low, ops[0].high]).max()) if coded else float(REACH)
+    room = _PRODUCT_BITS - math.ceil(math.log2(max(float(sums) * reach, 1)))
+    bits = min(_MULTIPLIER_BITS, max(room, 1))
+    factor, shift = _fixed(torch.ldexp(scales, _FRACTION) if coded else scales, bits)
     bias = layer.bias.detach().double().cpu()
     rescale = _to_units(torch.from_numpy(factor).double(), bias, torch.from_numpy(shift))
     place = len(ops)
@@ -205,11 +214,11 @@ def _to_units(multiplier: Float[Tensor, " c"], bias: Float[Tensor, " c"], shift:
     return Rescale(_integers(multiplier), offset, shifts, -reach, reach)
 
 
-def _fixed(factors: Float[Tensor, " c"]) -> tuple[Integers, Integers]:
-    """Return multipliers of 18 bits and shifts whose ratios are positive factors."""
+def _fixed(factors: Float[Tensor, " c"], bits: int) -> tuple[Integers, Integers]:
+    """Return multipliers of so many bits, and shifts, whose ratios are positive factors."""
     if not bool((torch.isfinite(factors) & (factors > 0)).all()):
         raise LictorError("a step or a scale is not positive and finite")
-    shifts = (_MULTIPLIER_BITS - torch.frexp(factors).exponent).clamp(0, _MOST_SHIFT)
+    shifts = (bits - torch.frexp(factors).exponent).clamp(0, _MOST_SHIFT)
     return _integers(torch.ldexp(factors, shifts).round()), _integers(shifts)
 
 
