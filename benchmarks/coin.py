@@ -30,7 +30,8 @@ from lictor.errors import DataError
 from lictor.evaluation.provenance import cpu_name, versions
 from lictor.files import json_ready, write_file
 from lictor.implicit.coin import CoinFit, CoinSettings
-from lictor.metrics import bpp, psnr
+from lictor.metrics import psnr
+from lictor.rates import bpp
 
 Point = dict[str, Any]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lictor.comparison.bd import compare
 from lictor.comparison.curve import Curve, ImageResult, curve_from_rows, load_curve
-from lictor.metrics import bpp
+from lictor.rates import bpp
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "comparing.md", ROOT / "results" / "kodak"

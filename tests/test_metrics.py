@@ -10,7 +10,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from conftest import photo
 from lictor import metrics
-from lictor.metrics import MS_SSIM_MIN_SIDE, bpp, ms_ssim, mse, psnr
+from lictor.metrics import MS_SSIM_MIN_SIDE, ms_ssim, mse, psnr
+from lictor.rates import bpp
 
 
 @given(seed=st.integers(0, 1000), channels=st.sampled_from([1, 3]))

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lictor.implicit.meta import Target
-from lictor.metrics import bpp, psnr
+from lictor.metrics import psnr
+from lictor.rates import bpp
 
 
 def test_a_wrong_type_is_noticed():

@@ -75,6 +75,18 @@ def whole_path(path: Path) -> Iterator[Path]:
         ) from error
 
 
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a regular file; raises `DataError` if it is none or cannot be read."""
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, not a file")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is not a regular file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot read ({error.strerror})") from error
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write `data` to `path` whole or not at all; raises `DataError` if it cannot."""
     with atomic_file(path) as file:

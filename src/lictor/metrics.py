@@ -24,11 +24,6 @@ def ms_ssim_db(similarity: float) -> float:
     return math.inf if similarity >= 1 else -10 * math.log10(1 - similarity)
 
 
-def bpp(num_bytes: float, height: int, width: int) -> float:
-    """Return bits per pixel of a whole file, or of the size that a model predicts for one."""
-    return 8 * num_bytes / (height * width)
-
-
 def mse(
     a: UInt8[np.ndarray, "h w c"] | Float[np.ndarray, "h w c"],
     b: UInt8[np.ndarray, "h w c"] | Float[np.ndarray, "h w c"],

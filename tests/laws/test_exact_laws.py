@@ -64,7 +64,7 @@ def latents_of(codec: Codec, data: bytes) -> dict[str, np.ndarray]:
 
 
 def payload_of(data: bytes) -> bytes:
-    return Container.from_bytes(data).payload
+    return Container.from_bytes(data).tiles[0].payload
 
 
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:

@@ -17,7 +17,7 @@ Device = Annotated[str, arg(metavar="DEVICE", help_behavior_hint="")]
 def is_of_signals(name: Path | str) -> bool:
     """Tell whether a codec is one of signals; raises `CheckpointError` for an unknown name."""
     from lictor.codecs.shipped import find_codec
-    from lictor.codecs.signals.store import is_signal_codec
+    from lictor.coding.codec_file import is_signal_codec
 
     return is_signal_codec(find_codec(name))
 

@@ -22,7 +22,8 @@ from lictor.data.images import load_image
 from lictor.errors import LictorError
 from lictor.evaluation.peers import PEERS, encode_to_size
 from lictor.files import atomic_file, write_file
-from lictor.metrics import bpp, ms_ssim, psnr
+from lictor.metrics import ms_ssim, psnr
+from lictor.rates import bpp
 from lictor.training.recipe import (
     DataConfig,
     LossConfig,

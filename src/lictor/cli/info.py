@@ -7,20 +7,23 @@ from typing import Any
 from tyro.conf import Positional
 
 from lictor.cli.messages import say
-from lictor.errors import BitstreamError
+from lictor.errors import BitstreamError, CheckpointError
+from lictor.files import read_file
 
 LCODEC = ".lcodec"
 _SHOWN = 20
 
 
-def info(file: Positional[Path], /, *, json: bool = False) -> int:
+def info(file: Positional[Path], /, *, json: bool = False, margins: bool = False) -> int:
     """Say what a .lic, .lsig or .lcodec file is, without decoding it.
 
     Args:
         file: The file to look at, or the name of a codec that ships with lictor.
         json: Print one JSON object.
+        margins: Of a codec: say how large the sums of its integer networks can become, and how many
+            bits that leaves below 2^52, up to which they are exact.
     """
-    description = _describe(file)
+    description = _margins(file) if margins else _describe(file)
     if json:
         say(json_module.dumps(description, indent=2))
         return 0
@@ -47,7 +50,6 @@ def _line(signal: dict[str, Any]) -> str:
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    from lictor.codecs.batch import read_bitstream
     from lictor.codecs.shipped import is_name, shipped_codec
     from lictor.coding import archive
     from lictor.coding.container import MAGIC
@@ -56,7 +58,7 @@ def _describe(path: Path) -> dict[str, Any]:
         path = shipped_codec(str(path))
     if path.suffix == LCODEC:
         return _describe_codec(path)
-    data = read_bitstream(path)
+    data = read_file(path)
     if data.startswith(archive.MAGIC):
         return _named(path, data, _describe_signals)
     if not data.startswith(MAGIC) and data[:64].find(b"{") == 8:  # a safetensors header
@@ -72,20 +74,21 @@ def _named(path: Path, data: bytes, describe: Any) -> dict[str, Any]:
 
 
 def _describe_picture(path: Path, data: bytes) -> dict[str, Any]:
-    from lictor.coding.container import VERSION, Container
-    from lictor.metrics import bpp
+    from lictor.coding.container import Container, version_of
+    from lictor.rates import bpp
 
     file = Container.from_bytes(data)
     return {
         "kind": "image",
         "file": str(path),
-        "version": VERSION,
+        "version": version_of(data),
         "width": file.width,
         "height": file.height,
         "channels": file.channels,
+        "tiles": len(file.tiles),
         "fingerprint": file.fingerprint.hex(),
         "bytes": len(data),
-        "payload_bytes": len(file.payload),
+        "payload_bytes": file.payload_bytes,
         "bpp": bpp(len(data), file.height, file.width),
         "symbol_crc": f"{file.symbol_crc:08x}",
     }
@@ -137,6 +140,39 @@ def _describe_codec(path: Path) -> dict[str, Any]:
             "bytes": path.stat().st_size,
             **SignalCodec.load(path).describe(),
         }
-    from lictor.codecs.learned import Codec
+    from lictor.coding.codec_file import read_codec_file
 
-    return {"kind": "codec", "file": str(path), **Codec.load(path).describe()}
+    codec = read_codec_file(path)
+    config = {key: value for key, value in codec.config.items() if key != "path"}
+    if "quantization" in config:
+        config["quantization"] = config["quantization"]["scheme"]
+    if codec.replaces:
+        config["replaces"] = [former.hex() for former in codec.replaces]
+    return {
+        "kind": "codec",
+        "file": str(path),
+        **config,
+        "exact": codec.path is not None,
+        "fingerprint": codec.fingerprint.hex(),
+        "parameters": codec.weights,
+        "weights": codec.weight_dtype,
+        "notes": codec.notes,
+    }
+
+
+def _margins(path: Path) -> dict[str, Any]:
+    """Return the margins of a codec's networks as lines."""
+    from lictor.codecs.shipped import find_codec
+    from lictor.coding.codec_file import read_codec_file
+    from lictor.coding.program import check
+
+    path = find_codec(path)
+    codec = read_codec_file(path)
+    if codec.path is None:
+        raise CheckpointError(f"{path}: is of a former format; `lictor convert` makes it exact")
+    lines: dict[str, Any] = {"kind": "codec", "file": str(path)}
+    for name, ops in codec.path.networks.items():
+        for number, margin in enumerate(check(ops, codec.path.channels[name])):
+            text = f"up to 2^{52 - margin.spare_bits:.1f}, {margin.spare_bits:.1f} bits to spare"
+            lines[f"{name} {number + 1} {margin.op}"] = text
+    return lines

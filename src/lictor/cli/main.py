@@ -25,6 +25,7 @@ from lictor.cli.messages import complain, say
 from lictor.cli.quantize import quantize
 from lictor.cli.report import report
 from lictor.cli.runs import runs
+from lictor.cli.verify import verify
 from lictor.errors import ConfigError, DataError, LictorError
 
 _DEMO = Path("lictor-demo")
@@ -205,6 +206,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "compress": compress,
     "decompress": decompress,
     "info": info,
+    "verify": verify,
     "evaluate": evaluate,
     "bd": bd,
     "anchors": anchors,

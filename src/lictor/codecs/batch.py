@@ -31,7 +31,8 @@ from lictor.data.places import (
 )
 from lictor.data.signals import formats
 from lictor.errors import BitstreamError, DataError, LictorError, NotABitstreamError
-from lictor.metrics import bpp
+from lictor.files import read_file
+from lictor.rates import bpp
 from lictor.runtime import choose_device
 
 LIC = ".lic"
@@ -199,12 +200,7 @@ def read_bitstream(place: Path | str) -> bytes:
     path = Path(place)
     if path.is_dir():
         raise DataError(f"{path}: is a folder, not a {LIC} file")
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: is not a regular file")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read ({error.strerror})") from error
+    return read_file(path)
 
 
 def codec_from_bytes(data: bytes) -> Codec:

@@ -25,7 +25,7 @@ from lictor.priors.channel import ChannelPrior
 from lictor.priors.conditional import AbstractConditionalPrior
 from lictor.priors.factorized import FactorizedPrior
 
-# The picture that is traced has this many strides a side.
+# A latent of one row at a stride could not be told from one of a larger stride: two strides a side.
 _SIDES = 2
 
 
@@ -44,7 +44,7 @@ def trace(model: AbstractCodecModel) -> Path:
         if isinstance(module, EntropyNetwork):
             assert module.integers is not None
             networks[name], channels[name] = module.integers.ops, module.integers.channels
-    return Path(networks, channels, watch.steps, results)
+    return Path(networks, channels, watch.steps, results, model.stride)
 
 
 def mean_tensors(model: AbstractCodecModel) -> Mapping[str, str]:

@@ -139,6 +139,19 @@ def replaced(values: Any) -> tuple[bytes, ...]:
     return tuple(map(bytes.fromhex, values))
 
 
+def is_signal_codec(path: FilePath | str) -> bool:
+    """Tell whether a file is a codec of signals, of any release, by its header alone.
+
+    A file that is missing, unreadable or something else is none: whoever loads it says what is
+    wrong.
+    """
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return str((file.metadata() or {}).get("format")).startswith(SIGNAL_FORMATS)
+    except (OSError, safetensors.SafetensorError):
+        return False
+
+
 def pack_tables(tables: CdfTables, name: str) -> dict[str, np.ndarray]:
     """Return the counts of the rows one after the other: they fit 16 bits, a CDF does not."""
     counts = [np.diff(row[: n + 1]) for row, n in zip(tables.cdf, tables.lengths, strict=True)]

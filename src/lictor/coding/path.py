@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from lictor.coding.program import Integers, Op
 from lictor.errors import CheckpointError
 
+MOST_STRIDE = 1 << 12
+
 
 @dataclass(frozen=True, eq=False)
 class Get:
@@ -101,6 +103,7 @@ class Path:
         channels: of the input of each network.
         steps: in order; each refers to values that are there.
         results: the value of each latent, by name.
+        stride: a picture's sides are padded to multiples of it; all steps' strides divide it.
 
     Raises:
         CheckpointError: a step refers to what is not there, or takes another number of values.
@@ -110,8 +113,11 @@ class Path:
     channels: Mapping[str, int]
     steps: Sequence[Step]
     results: Mapping[str, int]
+    stride: int
 
     def __post_init__(self) -> None:
+        if not 1 <= self.stride <= MOST_STRIDE:
+            raise CheckpointError(f"a path's stride must be 1 to {MOST_STRIDE}, not {self.stride}")
         counts = {Run: (1,), Split: (1,), Join: (2,), Slice: (1,), Get: (0, 1, 2)}
         values = 0
         for number, step in enumerate(self.steps):
@@ -123,7 +129,8 @@ class Path:
             if isinstance(step, Run) and step.network not in self.networks:
                 raise CheckpointError(f"{place}: there is no network {step.network!r}")
             if isinstance(step, Get):
-                if step.channels < 1 or min(step.strides) < 1:
+                fits = all(n >= 1 and self.stride % n == 0 for n in step.strides)
+                if step.channels < 1 or not fits:
                     raise CheckpointError(f"{place}: {step.channels} channels at {step.strides}")
                 if step.means is not None and step.means.shape != (step.channels,):
                     raise CheckpointError(f"{place}: means are {step.means.shape}")

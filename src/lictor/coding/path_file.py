@@ -82,7 +82,8 @@ def packed(
             arrays |= {f"{PATH}{network}/{number}/{name}": _short(a) for name, a in found.items()}
         networks[network] = {"channels": path.channels[network], "ops": entries}
     steps = [_plain(step, means) for step in path.steps]
-    return {"networks": networks, "steps": steps, "results": dict(path.results)}, arrays
+    entry = {"networks": networks, "steps": steps, "results": dict(path.results)}
+    return {**entry, "stride": path.stride}, arrays
 
 
 def _short(values: Integers) -> np.ndarray:
@@ -132,7 +133,7 @@ def unpacked(entry: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Pat
             networks[name], channels[name] = ops, network["channels"]
         steps = [_step(dict(step), tensors) for step in entry["steps"]]
         results = {str(name): int(value) for name, value in entry["results"].items()}
-        return Path(networks, channels, steps, results)
+        return Path(networks, channels, steps, results, int(entry["stride"]))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise CheckpointError(f"damaged codec file: its path has no {error}") from error
 

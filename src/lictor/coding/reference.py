@@ -6,6 +6,8 @@ must find the same symbols. Whoever writes a decoder in another language may fol
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from lictor.coding.path import Concatenate, Get, Join, Path, Run, Slice, Split
@@ -126,7 +128,7 @@ def _get(
 
 
 def decode_latents(
-    path: Path, tables: dict[str, CdfTables], payload: bytes, height: int, width: int
+    path: Path, tables: Mapping[str, CdfTables], payload: bytes, height: int, width: int
 ) -> tuple[dict[str, Integers], int]:
     """Read a payload along a path.
 

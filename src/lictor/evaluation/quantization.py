@@ -29,11 +29,12 @@ from lictor.comparison.bd import compare
 from lictor.comparison.curve import Curve, ImageResult, curve_from_rows
 from lictor.errors import ConfigError, LictorError
 from lictor.evaluation.rd import image_hash
-from lictor.metrics import bpp, luma, mse, psnr_of_mse
+from lictor.metrics import luma, mse, psnr_of_mse
 from lictor.models.base import AbstractCodecModel
 from lictor.ptq.calibrate import MIN_MAX, Ranges, observe
 from lictor.ptq.quantize import quantize
 from lictor.ptq.scheme import ALL, SCOPES, Scheme, layers_of
+from lictor.rates import bpp
 
 Pictures = Mapping[str, NDArray[np.uint8]]  # `h w c` by name
 # Takes a quantized copy, the original and its lmbda, and makes the copy better in place.

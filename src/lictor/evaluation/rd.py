@@ -11,7 +11,8 @@ from lictor.codecs.protocol import ImageCodec, RateEstimate
 from lictor.comparison.curve import ImageResult
 from lictor.errors import LictorError
 from lictor.evaluation.perceptual import Lpips
-from lictor.metrics import bpp, luma, ms_ssim, mse, psnr_of_mse
+from lictor.metrics import luma, ms_ssim, mse, psnr_of_mse
+from lictor.rates import bpp
 
 # How far the size that the model's rate predicts may be from the file's: a share, and a few bytes
 # that the coder rounds up to.

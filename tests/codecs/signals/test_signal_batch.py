@@ -17,8 +17,8 @@ from lictor.codecs.signals.batch import (
 from lictor.codecs.signals.codec import SignalCodec
 from lictor.codecs.signals.domain import Domain
 from lictor.codecs.signals.files import lsig_beside, plain_suffix, rate_text, restored_name
-from lictor.codecs.signals.store import is_signal_codec
 from lictor.coding.archive import Entry, Outline
+from lictor.coding.codec_file import is_signal_codec
 from lictor.data.signals.signal import Signal
 from lictor.errors import ConfigError
 from lictor.implicit.coordinates import COORDINATES

@@ -35,19 +35,6 @@ _STEP, _POOLED = "step", "pooled"
 _STEP_ARRAYS = ("means", "steps", "rows", "factors", "features", "predicted")
 
 
-def is_signal_codec(path: Path | str) -> bool:
-    """Tell whether a file is a codec of signals, of any release, by its header alone.
-
-    A file that is missing, unreadable or something else is none: whoever loads it says what is
-    wrong.
-    """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return str((file.metadata() or {}).get("format")).startswith(SIGNAL_FORMATS)
-    except (OSError, safetensors.SafetensorError):
-        return False
-
-
 def latents_config(latents: LatentCoding) -> dict[str, Any]:
     """Return what a configuration says of latents; raises `CheckpointError` for unknown ones."""
     if isinstance(latents, StepLatents):

@@ -11,7 +11,8 @@ import numpy as np
 
 from lictor.codecs.shipped import OF_SIGNALS, shipped_codec
 from lictor.codecs.signals.codec import SignalCodec
-from lictor.codecs.signals.store import is_signal_codec, read_signal_codec
+from lictor.codecs.signals.store import read_signal_codec
+from lictor.coding.codec_file import is_signal_codec
 from lictor.data.signals.folder import list_signals
 from lictor.data.signals.formats import suffix_of
 from lictor.data.signals.signal import KINDS, Signal
