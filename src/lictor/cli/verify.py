@@ -39,7 +39,6 @@ def verify(
             failed += 1
             continue
         tiles = "" if found.tiles == 1 else f"  {found.tiles} tiles"
-        say(
-            f"{path}  {found.width}x{found.height}{tiles}  symbols {found.symbol_crc:08x}  as written"
-        )
+        size = f"{found.width}x{found.height}"
+        say(f"{path}  {size}{tiles}  symbols {found.symbol_crc:08x}  as written")
     return 1 if failed else 0
