@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 _POLYNOMIAL = 0x82F63B78
-# A header is done before numba is even imported.
-_FEW_BYTES = 512
+# So many take less time than the import of numba, and are done without it.
+_FEW_BYTES = 1 << 16
 
 
 def _of_byte(byte: int) -> int:
