@@ -25,6 +25,7 @@ from lictor.cli.signal_coding import (
     compress_signals,
     decompress_signals,
 )
+from lictor.coding.container import MAX_PIXELS as _MAX_PIXELS
 from lictor.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ Effort = Annotated[int, arg(metavar="LEVEL", help_behavior_hint="")]
 Lmbda = Annotated[float | None, arg(metavar="LMBDA", help_behavior_hint="")]
 Quality = Annotated[int | None, arg(metavar="Q", help_behavior_hint="")]
 Variable = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+MaxPixels = Annotated[int, arg(metavar="N", help_behavior_hint="")]
+Region = Annotated[str | None, arg(metavar="X,Y,W,H", help_behavior_hint="")]
 Address = Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="")]
 
 
@@ -57,6 +60,7 @@ def compress(
     quality: Quality = None,
     archive: CodecFile = None,
     variable: Variable = None,
+    max_pixels: MaxPixels = _MAX_PIXELS,
 ) -> int:
     """Compress pictures (PNG, JPEG, WebP, ...) into .lic files beside them, or signals into .lsig.
 
@@ -86,6 +90,7 @@ def compress(
             given. Four more halve the quantization step.
         archive: With a codec of signals: put all inputs into this one file.
         variable: With a codec of fields: which variable of files that hold several.
+        max_pixels: Refuse larger pictures.
     """
     from lictor.codecs.batch import LIC
     from lictor.data.images import IMAGE_SUFFIXES
@@ -102,7 +107,27 @@ def compress(
         if value is not None:
             raise ConfigError(f"--{name} is for codecs of signals, and this is a codec of pictures")
     what = _Verb("compress", LIC, IMAGE_SUFFIXES, "pictures")
-    return _code(what, inputs, out, codec, force, workers, _refinement(effort, lmbda))
+    _check_limit(max_pixels)
+    choices = _Choices(refinement=_refinement(effort, lmbda), max_pixels=max_pixels)
+    return _code(what, inputs, out, codec, force, workers, choices)
+
+
+def _check_limit(max_pixels: int) -> None:
+    if max_pixels < 1:
+        raise ConfigError(f"--max-pixels must be at least 1, not {max_pixels}")
+
+
+def _region(text: str | None) -> tuple[int, int, int, int] | None:
+    """Return a region as written; raises `ConfigError` when it is none."""
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
+        raise ConfigError(f"--region {text!r} must be four numbers: X,Y,WIDTH,HEIGHT")
+    x, y, width, height = map(int, parts)
+    if width < 1 or height < 1:
+        raise ConfigError(f"--region {text!r} holds no pixel")
+    return x, y, width, height
 
 
 def _refinement(level: int, lmbda: float | None) -> "Refinement | None":
@@ -126,6 +151,9 @@ def decompress(
     engine: EngineName = "local",
     address: Address = None,
     device: Device = "cpu",
+    region: Region = None,
+    salvage: bool = False,
+    max_pixels: MaxPixels = _MAX_PIXELS,
 ) -> int:
     """Restore pictures from .lic files, as PNG beside them, or signals from .lsig files.
 
@@ -146,6 +174,11 @@ def decompress(
         engine: Who does the work: local, or ray (needs the extra ray).
         address: Where a Ray runs, HOST:PORT or auto; one is started here if not given.
         device: Where the transforms run: auto, cpu, cuda, cuda:1, mps, xpu.
+        region: Restore only so much of a picture, in pixels from its top left: only the tiles in it
+            and around it are decoded.
+        salvage: Restore what is left of a damaged picture; lost tiles are grey with a cross, they
+            are named, and the exit code is 1.
+        max_pixels: Refuse files that claim larger pictures.
     """
     from lictor.codecs.batch import LIC
 
@@ -153,9 +186,25 @@ def decompress(
         return _usage(f"decompress needs at least one {LIC} file")
     workers = Workers(engine, address, jobs, device)
     if codec is not None and is_of_signals(codec):
+        if region is not None or salvage:
+            raise ConfigError("--region and --salvage are for pictures; this is a codec of signals")
         return decompress_signals(SignalRequest(inputs, out, codec, force, workers))
+    if region is not None and salvage:
+        raise ConfigError("--region and --salvage do not go together: salvage the whole picture")
+    _check_limit(max_pixels)
     what = _Verb("decompress", ".png", (LIC,), "files")
-    return _code(what, inputs, out, codec, force, workers)
+    choices = _Choices(region=_region(region), salvage=salvage, max_pixels=max_pixels)
+    return _code(what, inputs, out, codec, force, workers, choices)
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """How pictures are coded, see `lictor.codecs.batch.Rules`."""
+
+    refinement: "Refinement | None" = None
+    region: tuple[int, int, int, int] | None = None
+    salvage: bool = False
+    max_pixels: int = _MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -175,7 +224,7 @@ def _code(
     codec: Path | None,
     force: bool,
     workers: Workers,
-    refinement: "Refinement | None" = None,
+    choices: _Choices,
 ) -> int:
     from lictor.codecs.batch import LOSSLESS, Coder, Rules, coder_from_bytes
     from lictor.data.places import suffix_of, with_suffix
@@ -201,15 +250,18 @@ def _code(
             skip=batch.many,
             folders=batch.mirrors,
             device=workers.device,
-            refinement=refinement,
+            refinement=choices.refinement,
+            region=choices.region,
+            salvage=choices.salvage,
+            max_pixels=choices.max_pixels,
         )
-        if refinement is not None:
+        if choices.refinement is not None:
             loaded.check_refinable()
         doing = f"{verb.name}ing"
         if engine is not None:
             make = partial(coder_from_bytes, codec_bytes(codec), rules)
             return run_batch(batch, engine, make, verb=doing)
-        if refinement is None:
+        if choices.refinement is None:
             return run_batch(batch, InProcess(), partial(Coder, loaded, rules), verb=doing)
         from lictor.cli.progress import refining
 

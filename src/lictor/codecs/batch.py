@@ -5,7 +5,7 @@ not made a second time. The files may lie in folders or behind URLs, and the pro
 """
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,8 @@ from lictor.codecs.learned import Codec
 from lictor.codecs.refinement import Refinement, Watch, go_on
 from lictor.codecs.shipped import remedy_for
 from lictor.coding import archive
-from lictor.coding.container import Container
+from lictor.coding.container import MAX_PIXELS, Container
+from lictor.coding.grid import Rectangle
 from lictor.data.images import image_size, size_of_image
 from lictor.data.places import (
     exists,
@@ -30,7 +31,14 @@ from lictor.data.places import (
     whole_file,
 )
 from lictor.data.signals import formats
-from lictor.errors import BitstreamError, DataError, LictorError, NotABitstreamError
+from lictor.errors import (
+    BitstreamError,
+    CorruptError,
+    DataError,
+    LictorError,
+    NotABitstreamError,
+    TruncatedError,
+)
 from lictor.files import read_file
 from lictor.rates import bpp
 from lictor.runtime import choose_device
@@ -71,7 +79,9 @@ class Rules:
     `verb` is what is done. A target that exists is made again with `force`; without it, one that an
     earlier run finished is skipped if `skip`, and any other is an error. `folders` that are missing
     are made. `device` is where a worker's codec runs its transforms, by name. Pictures are
-    compressed with the `refinement`, if there is one.
+    compressed with the `refinement`, if there is one. Only the `region`, x, y, width and height, is
+    restored, if there is one; with `salvage`, whatever is left of damaged files is. A
+    picture of more than `max_pixels` is an error.
     """
 
     verb: Literal["compress", "decompress"]
@@ -80,6 +90,9 @@ class Rules:
     folders: bool = False
     device: str = "cpu"
     refinement: Refinement | None = None
+    region: tuple[int, int, int, int] | None = None
+    salvage: bool = False
+    max_pixels: int = MAX_PIXELS
 
 
 class Coder:
@@ -95,32 +108,48 @@ class Coder:
     def _settled(self, source: str, target: str) -> Result:
         if is_there(source, target, self._rules, self._is_finished):
             return Result("skipped")
-        return Result("done", self._make(source, target))
-
-    def _make(self, source: str, target: str) -> str:
         if self._rules.verb == "compress":
-            image = _load(source)
-            refinement = self._rules.refinement
-            data = self._codec.encode(image, refinement=refinement, watch=self._watch)
-            make_folder(target, self._rules)
-            with whole_file(target) as file:
-                file.write(data)
-            height, width, _ = image.shape
-            rate = bpp(len(data), height, width)
-            return f"{source} -> {target}  {width}x{height}  {len(data)} bytes  {rate:.3f} bpp"
-        data = read_bitstream(source)
+            return Result("done", self._compress(source, target))
+        return self._restore(source, target)
+
+    def _compress(self, source: str, target: str) -> str:
+        image, rules = _load(source), self._rules
+        most = rules.max_pixels
+        if image.shape[0] * image.shape[1] > most:
+            raise DataError(
+                f"{source}: has {image.shape[1]}x{image.shape[0]} pixels, more than {most}; "
+                "raise --max-pixels if it is meant"
+            )
+        data = self._codec.encode(
+            image, refinement=rules.refinement, watch=self._watch, max_pixels=most
+        )
+        make_folder(target, rules)
+        with whole_file(target) as file:
+            file.write(data)
+        height, width, _ = image.shape
+        rate = bpp(len(data), height, width)
+        return f"{source} -> {target}  {width}x{height}  {len(data)} bytes  {rate:.3f} bpp"
+
+    def _restore(self, source: str, target: str) -> Result:
+        data, rules = read_bitstream(source), self._rules
         if data.startswith(archive.MAGIC):
             raise NotABitstreamError(
                 f"{source}: is a {LSIG} file, and this is a codec of pictures; name the codec of "
                 "signals that made it with --codec"
             )
+        damaged = list[Rectangle]()
         try:
-            image = self._codec.decode(data)
+            if rules.salvage:
+                image, damaged = self._codec.salvage(data, max_pixels=rules.max_pixels)
+            else:
+                image = self._codec.decode(data, region=rules.region, max_pixels=rules.max_pixels)
         except BitstreamError as error:
-            raise type(error)(f"{source}: {error}") from error
-        make_folder(target, self._rules)
+            raise type(error)(f"{source}: {error}{_remedy(error, data, rules)}") from error
+        make_folder(target, rules)
         _save(image, target)
-        return f"{source} -> {target}  {image.shape[1]}x{image.shape[0]}"
+        if damaged:
+            return Result("failed", _lost(source, target, damaged))
+        return Result("done", f"{source} -> {target}  {image.shape[1]}x{image.shape[0]}")
 
     def _is_finished(self, source: str, target: str) -> bool:
         """Tell whether a target is an earlier run's.
@@ -135,6 +164,31 @@ class Coder:
             return _belongs(file, picture, self._codec)
         except (OSError, LictorError):
             return False
+
+
+def _remedy(error: BitstreamError, data: bytes, rules: Rules) -> str:
+    """Return what to add to a message about a file that is not decoded."""
+    if "max_pixels" in str(error):
+        return "; raise --max-pixels if that is meant"
+    if rules.salvage or not isinstance(error, CorruptError | TruncatedError):
+        return ""
+    try:
+        rest = Container.salvage(data, max_pixels=rules.max_pixels)
+    except BitstreamError:
+        return ""
+    whole = len(rest.container.tiles) - len(rest.damaged)
+    return f"; --salvage restores the {whole} of {len(rest.container.tiles)} tiles that are whole"
+
+
+_MOST_NAMED = 8
+
+
+def _lost(source: str, target: str, damaged: Sequence[Rectangle]) -> str:
+    """Return what there is to say of a picture that has lost tiles."""
+    named = "; ".join(map(str, damaged[:_MOST_NAMED]))
+    more = f"; and {len(damaged) - _MOST_NAMED} more" if len(damaged) > _MOST_NAMED else ""
+    tiles = "a tile is" if len(damaged) == 1 else f"{len(damaged)} tiles are"
+    return f"{source}: {tiles} damaged, and grey in {target}: {named}{more}"
 
 
 def settle(item: Item, work: Callable[[], Result]) -> Result:
@@ -221,7 +275,7 @@ def _belongs(file: str, picture: str, codec: Codec) -> bool:
 
     Neither is decoded. Raises a `LictorError` when the file is none, or the picture.
     """
-    content = Container.from_bytes(read_bitstream(file))
+    content = Container.from_bytes(read_bitstream(file), max_pixels=1 << 64)
     size = size_of_image(read_bytes(picture), picture) if is_url(picture) else image_size(picture)
     return content.fingerprint == codec.fingerprint and (content.width, content.height) == size
 
