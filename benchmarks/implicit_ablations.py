@@ -273,7 +273,8 @@ def train_arm(group: str, arm: str, seed: int, args: argparse.Namespace) -> Reco
     return {
         "overrides": TRAINED[group].arms[arm], "seed": seed,
         # The first step also starts everything; of a resumed run only the last part is known.
-        "cpu_s_per_step": float(np.mean(spent[2:])) if len(spent) > 2 else None, "held_out": evaluations[-1],
+        "cpu_s_per_step": float(np.mean(spent[2:])) if len(spent) > 2 else None,
+        "held_out": evaluations[-1],
         "points": points_of(codec, thumbnails(args.data), every=4),
     }  # fmt: skip
 
