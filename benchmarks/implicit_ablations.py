@@ -254,13 +254,20 @@ def scans(data: Path) -> list[Signal]:
     return [read_signal(path, kind="volume", axes=3, channels=1) for path in paths]
 
 
+def chosen_overrides(group: str, arm: str, seed: int) -> tuple[str, ...]:
+    """Return what an arm changes of the recipe, the group's own changes among it."""
+    chosen = (*TRAINED[group].base, *TRAINED[group].arms[arm], f"train.seed={seed}")
+    # The last one of a key counts; what is taken out is not in the recipe's file either.
+    last = {text.partition("=")[0]: text for text in chosen}
+    return tuple(text for text in last.values() if not text.endswith("="))
+
+
 def train_arm(group: str, arm: str, seed: int, args: argparse.Namespace) -> Record:
     """Train an arm to its end and return what its codec does to the test items.
 
     Its tables are made from the first file of training items, for less time.
     """
-    chosen = (*TRAINED[group].base, *TRAINED[group].arms[arm], f"train.seed={seed}")
-    config = load_recipe(RECIPE, _last(chosen))
+    config = load_recipe(RECIPE, chosen_overrides(group, arm, seed))
     folder = args.out / slug(group, arm, seed)
     data, spent, begin = args.data / "thumbs_train", [0.0], time.process_time()
     for report in run(config, data, folder, resume=(folder / CHECKPOINT).exists()):
@@ -277,12 +284,6 @@ def train_arm(group: str, arm: str, seed: int, args: argparse.Namespace) -> Reco
         "held_out": evaluations[-1],
         "points": points_of(codec, thumbnails(args.data), every=4),
     }  # fmt: skip
-
-
-def _last(overrides: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the last override of each key; a key that is taken out is not in the recipe."""
-    last = {text.partition("=")[0]: text for text in overrides}
-    return tuple(text for text in last.values() if not text.endswith("="))
 
 
 def code_arms(base: str, args: argparse.Namespace) -> Iterator[tuple[str, Record]]:
