@@ -15,7 +15,8 @@ mri_crop; RUNS the run folders thumbs, speech and mri of `recipes/signals`.
 An arm is a list of overrides of its group's recipe, and is trained as `lictor train` does. All
 test items make one archive at each quality; every byte of it counts. What is done is skipped, and
 what was cut short goes on from its checkpoint. --summary prints tables: bits of a patch and PSNR at
-the finest quality, and the BD-rate against the group's first arm over the PSNR that both reach.
+the finest quality, and the BD-rate against the group's first arm (of `coding`, the last: what
+lictor does) over the PSNR that both reach.
 """
 
 from __future__ import annotations
@@ -183,10 +184,15 @@ class Trained:
         return self._codec(freeze_pooled(self.latents[0], qualities=BITS))
 
     def stepped(self, modelling: Modelling, *, one_step: bool = False) -> SignalCodec:
-        """Return the codec with our quantizer; steps begin as `lictor freeze` has them."""
+        """Return the codec with our quantizer.
+
+        Steps begin at the recipe's error where latents have the unit of the values, also where the
+        loss knew of no rate: curves of a group have points at the same steps. The sines' latents
+        have none.
+        """
         z, grids, gains = self.latents
-        rate = self.config.rate
-        scale = rate.step if rate.weight else 0.5 * float((gains * z.var(0)).mean()) ** 0.5
+        rate, linear = self.config.rate, self._loaded[0].net.linear is not None
+        scale = rate.step if linear else 0.5 * float((gains * z.var(0)).mean()) ** 0.5
         steps = balanced_steps(gains, scale)
         if one_step:  # of the same error in all
             steps = np.full_like(steps, scale / float(gains.mean()) ** 0.5)
@@ -232,10 +238,12 @@ def rising(points: list[Record]) -> list[Record]:
     return kept
 
 
-def against(anchor: Record, test: Record) -> float:
-    """Return the BD-rate of a record, in percent."""
+def against(anchor: Record, test: Record) -> float | None:
+    """Return the BD-rate of a record, in percent; None where no PSNR is common to both."""
     one, other = rising(anchor["points"]), rising(test["points"])
     columns = [[p[key] for p in points] for points in (one, other) for key in ("bits", "psnr")]
+    if max(columns[1][0], columns[3][0]) >= min(columns[1][-1], columns[3][-1]):
+        return None
     return bd_rate(*columns)
 
 
@@ -263,10 +271,7 @@ def chosen_overrides(group: str, arm: str, seed: int) -> tuple[str, ...]:
 
 
 def train_arm(group: str, arm: str, seed: int, args: argparse.Namespace) -> Record:
-    """Train an arm to its end and return what its codec does to the test items.
-
-    Its tables are made from the first file of training items, for less time.
-    """
+    """Train an arm to its end and return what its codec does to the test items."""
     config = load_recipe(RECIPE, chosen_overrides(group, arm, seed))
     folder = args.out / slug(group, arm, seed)
     data, spent, begin = args.data / "thumbs_train", [0.0], time.process_time()
@@ -276,14 +281,23 @@ def train_arm(group: str, arm: str, seed: int, args: argparse.Namespace) -> Reco
         begin = time.process_time()
     rows = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
     evaluations = [row for row in rows if row["kind"] == "evaluation"]
-    codec = Trained(folder, list_signals(data, "image")[0]).stepped(Modelling())
     return {
         "overrides": TRAINED[group].arms[arm], "seed": seed,
         # The first step also starts everything; of a resumed run only the last part is known.
         "cpu_s_per_step": float(np.mean(spent[2:])) if len(spent) > 2 else None,
         "held_out": evaluations[-1],
-        "points": points_of(codec, thumbnails(args.data), every=4),
+        "points": measured(folder, args.data),
     }  # fmt: skip
+
+
+def measured(folder: Path, data: Path) -> list[Record]:
+    """Return what the codec of a run on thumbnails does to the test items.
+
+    Its tables are made from the first file of training items, for less time.
+    """
+    trained = Trained(folder, list_signals(data / "thumbs_train", "image")[0])
+    every = 2 if trained.config.fit.steps else 1
+    return points_of(trained.stepped(Modelling()), thumbnails(data), every)
 
 
 def code_arms(base: str, args: argparse.Namespace) -> Iterator[tuple[str, Record]]:
@@ -329,18 +343,20 @@ def summary(out: Path) -> Record:
             print(f"\n{group}, seed {seed}\n| arm | bits a patch | PSNR | BD-rate | s a step |")
             for arm in arms:
                 record = found.get((group, arm, seed))
-                anchor = found.get((group, arms[0], seed))
+                anchor = found.get((group, arms[-1 if group.startswith("coding") else 0], seed))
                 if record is None or anchor is None:
                     continue
                 finest, change = rising(record["points"])[-1], against(anchor, record)
                 step = record.get("cpu_s_per_step")
-                print(f"| {arm} | {finest['bits']:.1f} | {finest['psnr']:.2f} dB | {change:+.1f} % "
-                      f"| {'-' if step is None else f'{step:.3f}'} |")  # fmt: skip
+                told = ("-" if change is None else f"{change:+.1f} %",
+                        "-" if step is None else f"{step:.3f}")  # fmt: skip
+                print(f"| {arm} | {finest['bits']:.1f} | {finest['psnr']:.2f} dB | {told[0]} "
+                      f"| {told[1]} |")  # fmt: skip
                 curve = [[p["q"], round(p["bits"], 3), round(p["psnr"], 4)]
                          for p in record["points"]]  # fmt: skip
                 kept.append({
                     "group": group, "arm": arm, "seed": seed, "bits": round(finest["bits"], 3),
-                    "psnr": round(finest["psnr"], 4), "bd_rate": round(change, 3),
+                    "psnr": round(finest["psnr"], 4), "bd_rate": change and round(change, 3),
                     "cpu_s_per_step": step and round(step, 4), "points": curve,
                 })  # fmt: skip
     same = records[0] if records else {}
