@@ -104,6 +104,9 @@ TRAINED = {
             "soap 3e-3": (*_SOAP, "optim.lr=3e-3"),
             "adam 1e-3, no averaging": ("sma.interval=0",),
             "adam 1e-3, no rate in the loss": ("rate.weight=0",),
+            "principal components": (
+                "model.name=pca", "model.latent=128", "train.steps=1", "sma.interval=0",
+            ),
         },
     ),
 }  # fmt: skip
