@@ -105,7 +105,8 @@ TRAINED = {
             "adam 1e-3, no averaging": ("sma.interval=0",),
             "adam 1e-3, no rate in the loss": ("rate.weight=0",),
             "principal components": (
-                "model.name=pca", "model.latent=128", "train.steps=1", "sma.interval=0",
+                "model.name=pca", "model.latent=128", "model.rate=0.5", "train.steps=1",
+                "sma.interval=0",
             ),
         },
     ),
