@@ -29,7 +29,7 @@ from PIL import Image
 
 from lictor import config as mechanism
 from lictor.cli.main import main
-from lictor.coding import container, stream
+from lictor.coding import container, container_v1, stream
 from lictor.models.zoo import MODELS
 from lictor.optim.factory import OPTIMIZERS
 from lictor.training import recipe
@@ -170,7 +170,8 @@ def test_generated_tables_are_what_the_results_say(name):
 def test_the_format_page_has_the_layouts_of_the_docstrings():
     page = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
     for module, first, last in (
-        (container, "offset  bytes  field", "rejects the file"),
+        (container, "offset  bytes   field", "rejects the file"),
+        (container_v1, "offset  bytes  field", "one after the other"),
         (stream, "varint   lanes", "escapes[num_escape_bytes]"),
     ):
         doc = inspect.getdoc(module)

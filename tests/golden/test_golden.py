@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lictor.codecs.learned import Codec
+from lictor.coding.container import Container, version_of
 from lictor.data.images import load_image
 
 FOLDER = Path(__file__).parent
@@ -32,4 +33,15 @@ def test_a_golden_file_decodes_to_its_picture(file):
 
 
 def test_the_golden_files_are_there():
-    assert len(list(FOLDER.glob("*.lic"))) >= 8
+    files = [file.read_bytes() for file in FOLDER.glob("*.lic")]
+    versions = [version_of(data) for data in files]
+    assert versions.count(1) >= 8
+    assert versions.count(2) >= 5
+    assert sum(len(Container.from_bytes(data).tiles) > 1 for data in files) >= 4
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*-v2*.lic")), ids=lambda path: path.stem)
+def test_what_a_golden_file_holds_is_written_as_it_is_there(file):
+    """Bytes of version 2 never change: those of header, index and checksums."""
+    data = file.read_bytes()
+    assert Container.from_bytes(data).to_bytes() == data

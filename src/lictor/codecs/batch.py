@@ -177,6 +177,8 @@ def _remedy(error: BitstreamError, data: bytes, rules: Rules) -> str:
     except BitstreamError:
         return ""
     whole = len(rest.container.tiles) - len(rest.damaged)
+    if not whole:
+        return ""
     return f"; --salvage restores the {whole} of {len(rest.container.tiles)} tiles that are whole"
 
 

@@ -24,7 +24,6 @@ from lictor.codecs.shipped import DEFAULT, shipped_codec
 from lictor.codecs.store import Stored, read_codec, stored, write_codec
 from lictor.codecs.tile_refinement import refine_tiles
 from lictor.codecs.tiles import (
-    EncodedTile,
     TileCoder,
     area_of,
     choose_side,
@@ -32,7 +31,7 @@ from lictor.codecs.tiles import (
     synthesis_margin,
 )
 from lictor.coders import AuditCoder
-from lictor.coding.container import MAX_PIXELS, Container
+from lictor.coding.container import MAX_PIXELS, Container, Tile
 from lictor.coding.grid import Grid, Rectangle
 from lictor.coding.program import Margin
 from lictor.coding.stream import choose_lanes, expected_overhead_bytes
@@ -269,7 +268,7 @@ class Codec:
         codec or an impossible side.
         """
         _check_image(image, max_pixels)
-        return self._encode(image, refinement, watch, tile_side)[0].to_bytes()
+        return self._encode(image, refinement, watch, tile_side).to_bytes()
 
     def encode_verbose(
         self,
@@ -282,8 +281,8 @@ class Codec:
     ) -> Encoded:
         """Compress a picture and tell what decoding will give and what the size should be."""
         _check_image(image, max_pixels)
-        file, encoded = self._encode(image, refinement, watch, tile_side)
-        quantized = {i: tile.quantized for i, tile in enumerate(encoded)}
+        quantized: dict[int, Latents] = {}
+        file = self._encode(image, refinement, watch, tile_side, quantized)
         tiles, area = self._tiles(file.grid), area_of(file.grid, None)
         with self._own_state():
             reconstruction = tiles.picture(quantized, area, file.channels)
@@ -334,39 +333,39 @@ class Codec:
         refinement: Refinement | None,
         watch: Watch,
         tile_side: int | None,
-    ) -> tuple[Container, list[EncodedTile]]:
+        quantized: dict[int, Latents] | None = None,
+    ) -> Container:
+        """Return what a picture's file holds; `quantized` gets the latents of its tiles."""
         height, width, channels = image.shape
         grid = Grid(width, height, choose_side(width, height, self._model.stride, tile_side))
         tiles = self._tiles(grid)
-        if refinement is None:
 
-            def encode(index: int) -> EncodedTile:
-                return tiles.encode(tiles.analyse(image, index), index)
+        def code(index: int, latents: Latents) -> Tile:
+            tile, decoded = tiles.encode(latents, index)
+            if quantized is not None:
+                quantized[index] = decoded
+            return tile
 
-            with self._own_state():
-                encoded = tiles.each(encode, range(grid.count))
-        else:
-            encoded = self._encode_refined(tiles, image, refinement, watch)
-        listed = [tile.tile for tile in encoded]
-        return Container(self.fingerprint, width, height, channels, listed, grid.side), encoded
+        def encode(index: int) -> Tile:
+            return code(index, tiles.analyse(image, index))
 
-    def _encode_refined(
-        self,
-        tiles: TileCoder,
-        image: UInt8[np.ndarray, "h w c"],
-        refinement: Refinement,
-        watch: Watch,
-    ) -> list[EncodedTile]:
-        """Encode tile after tile, each with all of torch's threads."""
-        self.check_refinable()
         with self._own_state():
-            free = None
-            if refinement.steps:
-                with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-                    # A model is built with numbers at random.
-                    free = self.thaw().requires_grad_(False).to(self._device)
-            networks = Networks(self._model, free, self._device)
-            return refine_tiles(tiles, networks, image, refinement, self.lmbda, watch)
+            if refinement is None:
+                coded = tiles.each(encode, range(grid.count))
+            else:
+                networks = self._networks(refinement)
+                refined = refine_tiles(tiles, networks, image, refinement, self.lmbda, watch)
+                coded = [code(index, latents) for index, latents in enumerate(refined)]
+        return Container(self.fingerprint, width, height, channels, coded, grid.side)
+
+    def _networks(self, refinement: Refinement) -> Networks:
+        self.check_refinable()
+        free = None
+        if refinement.steps:
+            with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+                # A model is built with numbers at random.
+                free = self.thaw().requires_grad_(False).to(self._device)
+        return Networks(self._model, free, self._device)
 
     def decode(
         self,

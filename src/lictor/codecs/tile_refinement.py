@@ -1,5 +1,7 @@
 """Refinement of a large picture, tile by tile."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -17,7 +19,7 @@ from lictor.codecs.refinement import (
     refine,
     refine_tile,
 )
-from lictor.codecs.tiles import EncodedTile, TileCoder
+from lictor.codecs.tiles import TileCoder
 from lictor.models.base import Latents
 
 
@@ -28,14 +30,17 @@ def refine_tiles(
     how: Refinement,
     lmbda: float | None,
     watch: Watch,
-) -> list[EncodedTile]:
-    """Encode tile after tile with latents that cost no more than the plain ones, see `refine`.
+) -> Iterator[Latents]:
+    """Yield for tile after tile latents that cost no more than the plain ones, see `refine`.
+
+    What is quantized already rounds to the same symbols again.
 
     `lmbda` is the codec's, if known. Once `watch` stops it, the rest of the tiles are plain.
     """
     if tiles.grid.count == 1:
         latents, x = _seen(tiles, image, 0, 0)
-        return [tiles.encode(refine(networks, latents, x, how, lmbda, watch), 0)]
+        yield refine(networks, latents, x, how, lmbda, watch)
+        return
     value = how.lmbda or lmbda
     if value is None:  # one for all: tiles of different quality would be seen
         value = _estimate(networks, *_seen(tiles, image, tiles.grid.count // 2, MARGIN))
@@ -46,18 +51,14 @@ def refine_tiles(
         stopped = watch(done, total)
         return stopped
 
-    encoded = list[EncodedTile]()
     for index in range(tiles.grid.count):
         part = tiles.piece(index, MARGIN).within
         latents, x = _seen(tiles, image, index, MARGIN)
         if stopped:
-            chosen: Latents = part.of(latents, networks.frozen.padded_shape(1, *x.shape[-2:]))
+            yield part.of(latents, networks.frozen.padded_shape(1, *x.shape[-2:]))
         else:
             told = part_of(watched, index, tiles.grid.count)
-            chosen = refine_tile(networks, latents, x, part, how, value, told)
-        # What is quantized already rounds to the same symbols again.
-        encoded.append(tiles.encode(chosen, index))
-    return encoded
+            yield refine_tile(networks, latents, x, part, how, value, told)
 
 
 def _seen(

@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from lictor.codecs.pieces import Piece, span_of
-from lictor.coders import AuditCoder, DecodeCoder, EncodeCoder, Rounding, Shape, nearest
+from lictor.coders import AuditCoder, DecodeCoder, EncodeCoder, Shape
 from lictor.coding.container import Tile
 from lictor.coding.grid import UNIT, Grid, Rectangle
 from lictor.coding.tables import CdfTables
@@ -95,14 +95,6 @@ def in_threads(
         torch.set_num_threads(before)  # what later threads begin with
 
 
-@dataclass(frozen=True)
-class EncodedTile:
-    """A tile as the file holds it, and its quantized latents."""
-
-    tile: Tile
-    quantized: Latents
-
-
 @dataclass(frozen=True, eq=False)
 class TileCoder:
     """Takes the tiles of one picture through a frozen model.
@@ -159,11 +151,11 @@ class TileCoder:
         latents = {name: t.cpu() for name, t in self.model.analyse(x).items()}
         return latents if one else _part(latents, piece, self.piece(index, margin))
 
-    def encode(self, latents: Latents, index: int, rounding: Rounding = nearest) -> EncodedTile:
-        """Code the latents of a tile by themselves."""
-        coder = EncodeCoder(self.tables, rounding=rounding)
+    def encode(self, latents: Latents, index: int) -> tuple[Tile, Latents]:
+        """Code the latents of a tile by themselves; return it, and its quantized latents."""
+        coder = EncodeCoder(self.tables)
         quantized = self.model.code(coder, latents, self.piece(index, 0).shape(self.whole))
-        return EncodedTile(Tile(*coder.finish()), quantized)
+        return Tile(*coder.finish()), quantized
 
     def read(self, coder: DecodeCoder | AuditCoder, tile: Tile, index: int) -> Latents:
         """Decode quantized latents, checked against the encoder's before they are used."""
