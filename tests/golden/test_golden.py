@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from lictor.codecs.learned import Codec
+from lictor.coding.codec_file import read_codec_file
 from lictor.coding.container import Container, version_of
+from lictor.coding.verify import verify
 from lictor.data.images import load_image
 
 FOLDER = Path(__file__).parent
@@ -45,3 +47,9 @@ def test_what_a_golden_file_holds_is_written_as_it_is_there(file):
     """Bytes of version 2 never change: those of header, index and checksums."""
     data = file.read_bytes()
     assert Container.from_bytes(data).to_bytes() == data
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("exact-*.lic")), ids=lambda path: path.stem)
+def test_the_reference_decoder_reads_golden_files(file):
+    codec = read_codec_file(FOLDER / f"{file.stem.rpartition('-')[0]}.lcodec")
+    assert verify(file.read_bytes(), codec).tiles == (4 if file.stem.endswith("3") else 1)
