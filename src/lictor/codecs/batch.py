@@ -26,6 +26,7 @@ from lictor.data.places import (
     load_picture,
     modified_s,
     read_bytes,
+    read_place,
     suffix_of,
     whole_file,
 )
@@ -194,17 +195,7 @@ def _load(source: str) -> UInt8[np.ndarray, "h w c"]:
 
 def read_bitstream(place: Path | str) -> bytes:
     """Read a file's bytes; raises `DataError` if it cannot be read."""
-    if is_url(str(place)):
-        return read_bytes(str(place))
-    path = Path(place)
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder, not a {LIC} file")
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: is not a regular file")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read ({error.strerror})") from error
+    return read_place(str(place), f"a {LIC} file")
 
 
 def codec_from_bytes(data: bytes) -> Codec:
