@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lictor.coding import rans
+from lictor.coding import compiled, rans
 from lictor.coding.stream import SymbolDecoder, SymbolEncoder
 from lictor.coding.tables import TOTAL, CdfTables, build_tables
 
@@ -140,5 +140,5 @@ def test_compiles_without_a_folder_for_the_cache():
     namespace: dict = {}
     exec("def double(x):\n    return 2 * x\n", namespace)  # no file, so numba finds no folder
     with pytest.raises(RuntimeError, match="no locator"):
-        rans.njit(cache=True)(namespace["double"])
-    assert rans._compiled(namespace["double"])(21) == 42
+        compiled.njit(cache=True)(namespace["double"])
+    assert compiled.compiled(namespace["double"])(21) == 42

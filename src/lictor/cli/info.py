@@ -72,20 +72,21 @@ def _named(path: Path, data: bytes, describe: Any) -> dict[str, Any]:
 
 
 def _describe_picture(path: Path, data: bytes) -> dict[str, Any]:
-    from lictor.coding.container import VERSION, Container
+    from lictor.coding.container import Container, version_of
     from lictor.metrics import bpp
 
     file = Container.from_bytes(data)
     return {
         "kind": "image",
         "file": str(path),
-        "version": VERSION,
+        "version": version_of(data),
         "width": file.width,
         "height": file.height,
         "channels": file.channels,
+        "tiles": len(file.tiles),
         "fingerprint": file.fingerprint.hex(),
         "bytes": len(data),
-        "payload_bytes": len(file.payload),
+        "payload_bytes": file.payload_bytes,
         "bpp": bpp(len(data), file.height, file.width),
         "symbol_crc": f"{file.symbol_crc:08x}",
     }

@@ -21,7 +21,7 @@ from lictor.codecs.refinement import Networks, Refinement, Watch, go_on, refine
 from lictor.codecs.shipped import DEFAULT, shipped_codec
 from lictor.codecs.store import Stored, read_codec, stored, write_codec
 from lictor.coders import AuditCoder, DecodeCoder, EncodeCoder
-from lictor.coding.container import HEADER_BYTES, MAX_PIXELS, Container
+from lictor.coding.container import MAX_PIXELS, Container, Tile
 from lictor.coding.stream import choose_lanes, expected_overhead_bytes
 from lictor.coding.tables import CdfTables
 from lictor.data.images import image_to_tensor, tensor_to_image
@@ -267,10 +267,11 @@ class Codec:
         `BitstreamError` as `decode` does.
         """
         file = self._open(data, MAX_PIXELS)
-        coder = AuditCoder(file.payload, self._tables)
+        coder = AuditCoder(file.tiles[0].payload, self._tables)
         self._read(coder, file)
         payload = float(torch.stack(list(coder.bits.values())).sum()) / 8
-        return payload + expected_overhead_bytes(choose_lanes(int(payload))) + HEADER_BYTES
+        around = len(data) - file.payload_bytes
+        return payload + expected_overhead_bytes(choose_lanes(int(payload))) + around
 
     @torch.inference_mode()
     def _encode(
@@ -292,7 +293,8 @@ class Codec:
                 latents = self._refined(latents, image, refinement, watch)
             quantized = self._model.code(coder, latents, shape)
         payload, symbol_crc = coder.finish()
-        file = Container(self.fingerprint, width, height, channels, payload, symbol_crc)
+        tiles = (Tile(payload, symbol_crc),)
+        file = Container(self.fingerprint, width, height, channels, tiles)
         return file.to_bytes(), quantized, symbol_crc
 
     def _refined(
@@ -331,7 +333,7 @@ class Codec:
         this machine computes other probabilities than the encoder's did, else what is damaged.
         """
         file = self._open(data, max_pixels)
-        quantized = self._read(DecodeCoder(file.payload, self._tables), file)
+        quantized = self._read(DecodeCoder(file.tiles[0].payload, self._tables), file)
         return self._picture(quantized, file.height, file.width, file.channels)
 
     def _open(self, data: bytes | bytearray | memoryview, max_pixels: int) -> Container:

@@ -56,6 +56,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lictor.coding.rans import INITIAL_STATE
+from lictor.coding.varint import varint
 from lictor.errors import (
     CorruptError,
     DataError,
@@ -191,7 +192,7 @@ class Archive:
         """Return the file."""
         directory, flags = _directory(self.entries, self.named), _ARCHIVE * self.named
         packed = _deflate(directory)
-        deflated = _varint(len(packed)) + _varint(len(directory)) + packed
+        deflated = varint(len(packed)) + varint(len(directory)) + packed
         if len(deflated) < len(directory):
             directory, flags = deflated, flags | _DEFLATED
         payload = self.payload
@@ -200,7 +201,7 @@ class Archive:
         folded = 2 * self.quality if self.quality >= 0 else -2 * self.quality - 1
         head = _HEAD.pack(MAGIC, VERSION, self.fingerprint)
         tail = b"".join(
-            (_CRCS.pack(0, self.symbol_crc)[4:], bytes([flags]), _varint(folded), directory)
+            (_CRCS.pack(0, self.symbol_crc)[4:], bytes([flags]), varint(folded), directory)
         )
         crc = zlib.crc32(payload, zlib.crc32(tail, zlib.crc32(head)))
         return b"".join((head, struct.pack("<I", crc), tail, payload))
@@ -293,7 +294,7 @@ class _Reader:
 
 
 def _directory(entries: Sequence[Entry], named: bool) -> bytes:
-    first, parts = entries[0], [_varint(len(entries))] if named else []
+    first, parts = entries[0], [varint(len(entries))] if named else []
     first_form = _json_bytes(first.form)
     for i, entry in enumerate(entries):
         later = i > 0
@@ -305,11 +306,11 @@ def _directory(entries: Sequence[Entry], named: bool) -> bytes:
         parts.append(bytes([same | form_kind << 1 | mask_kind << 3]))
         if named:
             name = entry.name.encode(errors="replace")
-            parts += [_varint(len(name)), name]
+            parts += [varint(len(name)), name]
         if not same:
             parts.append(_outline_bytes(entry.outline))
         if form is not None and form_kind == _OWN:
-            parts += [_varint(len(form)), form]
+            parts += [varint(len(form)), form]
         if mask is not None and mask_kind == _OWN:
             parts.append(np.packbits(mask).tobytes())
     return b"".join(parts)
@@ -326,7 +327,7 @@ def _equal(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None) -> bo
 def _outline_bytes(outline: Outline) -> bytes:
     head = KINDS.index(outline.kind) + 8 * DTYPES.index(outline.dtype)
     numbers = (outline.items, 8 * outline.channels + len(outline.grid), *outline.grid)
-    return bytes([head]) + b"".join(map(_varint, numbers))
+    return bytes([head]) + b"".join(map(varint, numbers))
 
 
 def _entries(reader: _Reader, named: bool, max_samples: int) -> list[Entry]:
@@ -452,13 +453,4 @@ def _with_counts(bare: bytes) -> bytes:
     words, odd = divmod(len(bare) - _BARE_COUNTS, 2)
     if words < 0 or odd or int.from_bytes(bare[:4], "little") < INITIAL_STATE:
         return b""
-    return b"\x01" + _varint(words) + b"\x00" + bare
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+    return b"\x01" + varint(words) + b"\x00" + bare

@@ -25,15 +25,13 @@ Sources: Duda 2013, arXiv:1311.2540 (ANS); Giesen 2014, arXiv:1402.3392 (interle
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from lictor.coding.compiled import compiled
 from lictor.coding.tables import PRECISION, TOTAL, CdfTables
 
 OK, OUT_OF_WORDS, BAD_INDEX, BAD_ESCAPE = 0, 1, 2, 3
@@ -49,14 +47,6 @@ _0, _1, _16, _48 = (np.uint64(n) for n in (0, 1, 16, 48))
 _MASK = np.uint64(0xFFFF)
 _TOTAL = np.uint64(TOTAL)
 _INT32_MIN, _INT32_MAX = -(1 << 31), (1 << 31) - 1
-
-
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Compile with numba, with a cache on disk wherever a folder for it can be found."""
-    try:
-        return njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # "no locator available": neither this folder nor the user's is writable
-        return njit(nogil=True)(function)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +112,7 @@ def _build_lookup(tables: CdfTables) -> Lookup:
     return Lookup(rows, entries, reciprocals, costs, buckets)
 
 
-@_compiled
+@compiled
 def map_symbols(symbols, indexes, rows, costs, entry_of):
     """Turn values into entries (int32); return a status, the number of escapes, the total cost."""
     num_rows = rows.shape[0]
@@ -142,7 +132,7 @@ def map_symbols(symbols, indexes, rows, costs, entry_of):
     return OK, num_escapes, total
 
 
-@_compiled
+@compiled
 def encode(entry_of, entries, reciprocals, states, lane, words, pos):
     """Push entries in reverse onto the states, `lane` being the last one's.
 
@@ -168,7 +158,7 @@ def encode(entry_of, entries, reciprocals, states, lane, words, pos):
     return lane, pos
 
 
-@_compiled
+@compiled
 def decode(words, pos, states, lane, indexes, rows, entries, buckets, out):
     """Pop one symbol per index; escapes come out as the row's first value above its range.
 
@@ -210,7 +200,7 @@ def decode(words, pos, states, lane, indexes, rows, entries, buckets, out):
     return OK, num_escapes, lane, pos
 
 
-@_compiled
+@compiled
 def write_escapes(symbols, indexes, entry_of, rows, out):
     """Write the varint of each symbol whose entry is its row's last; return the bytes written."""
     at = 0
@@ -231,7 +221,7 @@ def write_escapes(symbols, indexes, entry_of, rows, out):
     return at
 
 
-@_compiled
+@compiled
 def read_escapes(out, indexes, rows, escapes, at):
     """Replace what `decode` left for escapes by their values; return a status and where to go on.
 

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from lictor.coding import rans
 from lictor.coding.stopwatch import timed
 from lictor.coding.tables import CdfTables
+from lictor.coding.varint import varint
 from lictor.errors import ConfigError, CorruptError, DataError, TruncatedError
 
 MAX_LANES = 64
@@ -137,7 +138,7 @@ class SymbolEncoder:
                 entry_of, table.entries, table.reciprocals, states, int(lane), words, int(pos)
             )
         words = words[int(pos) :]
-        counts = _varint(lanes) + _varint(len(words)) + _varint(len(escapes))
+        counts = varint(lanes) + varint(len(words)) + varint(len(escapes))
         return b"".join(
             (counts, states.astype("<u4").tobytes(), words.astype("<u2").tobytes(), escapes)
         )
@@ -275,15 +276,6 @@ def _crc32(symbols: NDArray[np.int32], crc: int) -> int:
 
 def _bad_index(table: rans.Lookup) -> DataError:
     return DataError(f"an index is outside of the tables' rows [0, {len(table.rows)})")
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
