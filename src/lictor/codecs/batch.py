@@ -4,26 +4,34 @@ A batch that was stopped, or killed, goes on when it is given again: outputs tha
 not made a second time. The files may lie in folders or behind URLs, and the process may be any.
 """
 
+import dataclasses
+import io
+import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
+from typing import Literal
 
 from lictor.codecs.learned import Codec
+from lictor.codecs.pictures import (
+    decode_picture,
+    encode_picture,
+    same_picture,
+    sections_of,
+    with_sections,
+)
 from lictor.codecs.refinement import Refinement, Watch, go_on
 from lictor.codecs.shipped import remedy_for
 from lictor.coding import archive
-from lictor.coding.container import Container
+from lictor.coding.container import ALPHA, EXIF, XMP, Container
 from lictor.data.images import image_size, size_of_image
+from lictor.data.picture_files import write_picture
+from lictor.data.pictures import Picture, read_picture, stored_size
 from lictor.data.places import (
+    STANDARD,
     exists,
     is_url,
-    load_picture,
     modified_s,
     read_bytes,
     read_place,
@@ -37,15 +45,6 @@ from lictor.runtime import choose_device
 
 LIC = ".lic"
 LSIG = ".lsig"  # of signals, see `codecs.signals.batch`
-# What decoded pictures are kept as, with what makes the format lossless.
-LOSSLESS: Mapping[str, Mapping[str, Any]] = {
-    ".png": {},
-    ".ppm": {},
-    ".bmp": {},
-    ".tif": {},
-    ".tiff": {},
-    ".webp": {"lossless": True},
-}
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an item, with what there is to say of it."""
+    """What became of an item, with what there is to say of it.
+
+    `notices` tell what was lost on the way; the bytes are those of source and target, if done.
+    """
 
     status: Literal["done", "skipped", "failed"]
     text: str = ""
+    notices: tuple[str, ...] = ()
+    source_bytes: int = 0
+    target_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,11 @@ class Rules:
     `verb` is what is done. A target that exists is made again with `force`; without it, one that an
     earlier run finished is skipped if `skip`, and any other is an error. `folders` that are missing
     are made. `device` is where a worker's codec runs its transforms, by name. Pictures are
-    compressed with the `refinement`, if there is one.
+    compressed with the `refinement`, if there is one, and with `strip` upright and without what
+    lies beside their pixels; with `verify` each is decoded, compared with what the encoder meant,
+    and read again from where it was written. With `preserve` results have the times of their
+    sources. Decoded pictures are of the format that the end of the target's name says, on standard
+    output of that of `suffix`.
     """
 
     verb: Literal["compress", "decompress"]
@@ -80,6 +89,10 @@ class Rules:
     folders: bool = False
     device: str = "cpu"
     refinement: Refinement | None = None
+    strip: bool = False
+    verify: bool = False
+    preserve: bool = False
+    suffix: str = ".png"
 
 
 class Coder:
@@ -95,19 +108,43 @@ class Coder:
     def _settled(self, source: str, target: str) -> Result:
         if is_there(source, target, self._rules, self._is_finished):
             return Result("skipped")
-        return Result("done", self._make(source, target))
+        made = self._compress if self._rules.verb == "compress" else self._decompress
+        result = made(source, target)
+        if self._rules.preserve:
+            _copy_times(source, target)
+        return result
 
-    def _make(self, source: str, target: str) -> str:
-        if self._rules.verb == "compress":
-            image = _load(source)
-            refinement = self._rules.refinement
-            data = self._codec.encode(image, refinement=refinement, watch=self._watch)
-            make_folder(target, self._rules)
-            with whole_file(target) as file:
-                file.write(data)
-            height, width, _ = image.shape
-            rate = bpp(len(data), height, width)
-            return f"{source} -> {target}  {width}x{height}  {len(data)} bytes  {rate:.3f} bpp"
+    def _compress(self, source: str, target: str) -> Result:
+        content = _read(source)
+        picture = _picture(content, source, strip=self._rules.strip)
+        data = self._encoded(picture)
+        self._write(target, data)
+        height, width, _ = picture.pixels.shape
+        rate = bpp(len(data), height, width)
+        told = f"{source} -> {target}  {width}x{height}  {len(data)} bytes  {rate:.3f} bpp"
+        return Result("done", told, _of(source, picture.notices), len(content), len(data))
+
+    def _encoded(self, picture: Picture) -> bytes:
+        refinement = self._rules.refinement
+        if not self._rules.verify:
+            return encode_picture(self._codec, picture, refinement=refinement, watch=self._watch)
+        encoded = self._codec.encode_verbose(
+            picture.pixels, refinement=refinement, watch=self._watch
+        )
+        data = with_sections(encoded.data, sections_of(picture))
+        meant = dataclasses.replace(picture, pixels=encoded.reconstruction, notices=())
+        if not same_picture(decode_picture(self._codec, data), meant):
+            raise DataError("decoding does not give what the encoder meant; nothing is written")
+        return data
+
+    def _write(self, target: str, data: bytes) -> None:
+        make_folder(target, self._rules)
+        with whole_file(target) as file:
+            file.write(data)
+        if self._rules.verify and target != STANDARD and read_bitstream(target) != data:
+            raise DataError(f"{target}: reads back differently from what was written")
+
+    def _decompress(self, source: str, target: str) -> Result:
         data = read_bitstream(source)
         if data.startswith(archive.MAGIC):
             raise NotABitstreamError(
@@ -115,12 +152,24 @@ class Coder:
                 "signals that made it with --codec"
             )
         try:
-            image = self._codec.decode(data)
+            picture = decode_picture(self._codec, data)
         except BitstreamError as error:
             raise type(error)(f"{source}: {error}") from error
         make_folder(target, self._rules)
-        _save(image, target)
-        return f"{source} -> {target}  {image.shape[1]}x{image.shape[0]}"
+        suffix = self._rules.suffix if target == STANDARD else suffix_of(target)
+        try:
+            memory = io.BytesIO()  # writers of some formats want to go back in a file
+            notices = write_picture(picture, memory, suffix, target)
+            with whole_file(target) as file:
+                file.write(memory.getbuffer())
+        except OSError as error:
+            if target == STANDARD:
+                raise
+            raise DataError(f"{target}: cannot write ({error})") from error
+        height, width, _ = picture.pixels.shape
+        told = f"{source} -> {target}  {width}x{height}"
+        size = memory.getbuffer().nbytes
+        return Result("done", told, _of(target, notices), len(data), size)
 
     def _is_finished(self, source: str, target: str) -> bool:
         """Tell whether a target is an earlier run's.
@@ -132,7 +181,7 @@ class Coder:
         try:
             if not is_younger(target, source):
                 return False
-            return _belongs(file, picture, self._codec)
+            return _belongs(file, picture, self._codec, strip=self._rules.strip)
         except (OSError, LictorError):
             return False
 
@@ -174,16 +223,33 @@ def make_folder(target: str, rules: Rules) -> None:
             raise DataError(f"{folder}: cannot make the folder ({error.strerror})") from error
 
 
-def _load(source: str) -> UInt8[np.ndarray, "h w c"]:
+def _of(place: str, notices: tuple[str, ...]) -> tuple[str, ...]:
+    """Return notices with the name of what they are about."""
+    return tuple(f"{place}: {notice}" for notice in notices)
+
+
+def _copy_times(source: str, target: str) -> None:
+    """Give a result the times of its source."""
     try:
-        return load_picture(source)
+        times = Path(source).stat()
+        os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
+    except OSError as error:
+        raise DataError(f"{target}: cannot set its times ({error.strerror})") from error
+
+
+def _read(source: str) -> bytes:
+    if suffix_of(source) in (LIC, LSIG):
+        raise DataError(
+            f"{source}: is no picture; {suffix_of(source)} files are compressed already, and "
+            "lictor decompress restores what they hold"
+        )
+    return read_place(source, "a picture")
+
+
+def _picture(content: bytes, source: str, *, strip: bool) -> Picture:
+    try:
+        return read_picture(content, source, strip=strip)
     except DataError as error:
-        suffix = suffix_of(source)
-        if suffix in (LIC, LSIG):
-            raise DataError(
-                f"{source}: is no picture; {suffix} files are compressed already, and lictor "
-                "decompress restores what they hold"
-            ) from error
         held = formats.FORMATS.get(formats.suffix_of(Path(source)))
         if held is None or held.kinds[0] == "image":
             raise
@@ -211,14 +277,25 @@ def coder_from_bytes(data: bytes, rules: Rules) -> Coder:
     return Coder(codec_from_bytes(data).to(choose_device(rules.device)), rules)
 
 
-def _belongs(file: str, picture: str, codec: Codec) -> bool:
+def _belongs(file: str, picture: str, codec: Codec, *, strip: bool) -> bool:
     """Tell whether a file is whole, made by a codec, and of a picture of this one's size.
 
-    Neither is decoded. Raises a `LictorError` when the file is none, or the picture.
+    Neither is decoded. Where metadata are to be stripped, the file must have none. Raises a
+    `LictorError` when the file is none, or the picture.
     """
     content = Container.from_bytes(read_bitstream(file))
-    size = size_of_image(read_bytes(picture), picture) if is_url(picture) else image_size(picture)
-    return content.fingerprint == codec.fingerprint and (content.width, content.height) == size
+    if strip and any(kind != ALPHA for kind in content.sections):
+        return False
+    sizes = {
+        size_of_image(read_bytes(picture), picture) if is_url(picture) else image_size(picture)
+    }
+    if not strip:
+        sizes.add(stored_size(picture))
+    width, height = content.width, content.height
+    # A decoded picture was turned upright where its format could not say so.
+    turned = bool({EXIF, XMP} & content.sections.keys()) and (height, width) in sizes
+    same = (width, height) in sizes or turned
+    return same and content.fingerprint == codec.fingerprint
 
 
 def is_younger(target: str, source: str) -> bool:
@@ -231,6 +308,8 @@ def is_younger(target: str, source: str) -> bool:
 
 def _check_places(source: str, target: str) -> bool:
     """Return whether the target exists; raises `DataError` when the two cannot be what they are."""
+    if STANDARD in (source, target):
+        return exists(target)
     try:
         if not is_url(source):
             Path(source).stat()
@@ -249,18 +328,3 @@ def _check_places(source: str, target: str) -> bool:
         hint = f", and {suffix} files are compressed already" if suffix in (LIC, LSIG) else ""
         raise DataError(f"{source}: input and output are the same file{hint}")
     return there
-
-
-def _save(image: UInt8[np.ndarray, "h w c"], target: str) -> None:
-    suffix = suffix_of(target)
-    try:
-        with whole_file(target) as file:
-            Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(
-                file, format=Image.registered_extensions()[suffix], **LOSSLESS[suffix]
-            )
-    except ValueError as error:  # a format's own limits
-        if isinstance(error, LictorError):
-            raise
-        raise DataError(f"{target}: {suffix} cannot hold it ({error}); use .png") from error
-    except OSError as error:  # the same, on the way to a URL
-        raise DataError(f"{target}: cannot write ({error})") from error

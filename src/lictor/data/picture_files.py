@@ -1,6 +1,7 @@
 """Writing a `Picture` as a file of a usual format, with all that the format can hold."""
 
 import dataclasses
+import struct
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,7 +106,13 @@ def write_picture(picture: Picture, file: IO[bytes], suffix: str, name: str) -> 
             image_of(picture).save(
                 file, format=form.name, **form.options, **_beside(picture, form, notices)
             )
-    except (ValueError, TypeError, OverflowError, SyntaxError) as error:  # a format's own limits
+    except (
+        ValueError,
+        TypeError,
+        OverflowError,
+        SyntaxError,
+        struct.error,
+    ) as error:  # a format's own limits
         raise DataError(f"{name}: {suffix} cannot hold it ({error}); use .png") from error
     except OSError as error:
         if error.errno is not None:  # of the disk, not of the format
