@@ -17,18 +17,21 @@ def info(file: Positional[Path], /, *, json: bool = False) -> int:
     """Say what a .lic, .lsig or .lcodec file is, without decoding it.
 
     Args:
-        file: The file to look at, or the name of a codec that ships with lictor.
+        file: The file to look at (- is standard input), or the name of a codec that ships with
+            lictor.
         json: Print one JSON object.
     """
     description = _describe(file)
     if json:
         say(json_module.dumps(description, indent=2))
         return 0
-    signals = description.pop("signals", [])
+    signals, sections = description.pop("signals", []), description.pop("sections", {})
     width = max(map(len, description))
     for key, value in description.items():
         shown = f"{value:.4f}" if isinstance(value, float) else value
         say(f"{key:{width}}  {shown}")
+    for name, size in sections.items():
+        say(f"  section {name}: {size} bytes")
     for signal in signals[:_SHOWN]:
         say(_line(signal))
     if len(signals) > _SHOWN:
@@ -51,8 +54,9 @@ def _describe(path: Path) -> dict[str, Any]:
     from lictor.codecs.shipped import is_name, shipped_codec
     from lictor.coding import archive
     from lictor.coding.container import MAGIC
+    from lictor.data.places import STANDARD
 
-    if is_name(path) and not path.is_file():
+    if is_name(path) and not path.is_file() and str(path) != STANDARD:
         path = shipped_codec(str(path))
     if path.suffix == LCODEC:
         return _describe_codec(path)
@@ -72,10 +76,11 @@ def _named(path: Path, data: bytes, describe: Any) -> dict[str, Any]:
 
 
 def _describe_picture(path: Path, data: bytes) -> dict[str, Any]:
-    from lictor.coding.container import Container, version_of
+    from lictor.coding.container import Container, name_of, version_of
     from lictor.metrics import bpp
 
     file = Container.from_bytes(data)
+    sections = {name_of(kind): len(body) for kind, body in file.sections.items()}
     return {
         "kind": "image",
         "file": str(path),
@@ -89,6 +94,10 @@ def _describe_picture(path: Path, data: bytes) -> dict[str, Any]:
         "payload_bytes": file.payload_bytes,
         "bpp": bpp(len(data), file.height, file.width),
         "symbol_crc": f"{file.symbol_crc:08x}",
+        "sections": {
+            "tiles": file.payload_bytes,
+            **{name.removeprefix("the section "): size for name, size in sections.items()},
+        },
     }
 
 

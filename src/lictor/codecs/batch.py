@@ -5,7 +5,6 @@ not made a second time. The files may lie in folders or behind URLs, and the pro
 """
 
 import dataclasses
-import io
 import os
 import tempfile
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from lictor.codecs.shipped import remedy_for
 from lictor.coding import archive
 from lictor.coding.container import ALPHA, EXIF, XMP, Container
 from lictor.data.images import image_size, size_of_image
-from lictor.data.picture_files import write_picture
+from lictor.data.picture_files import picture_file
 from lictor.data.pictures import Picture, read_picture, stored_size
 from lictor.data.places import (
     STANDARD,
@@ -157,19 +156,12 @@ class Coder:
             raise type(error)(f"{source}: {error}") from error
         make_folder(target, self._rules)
         suffix = self._rules.suffix if target == STANDARD else suffix_of(target)
-        try:
-            memory = io.BytesIO()  # writers of some formats want to go back in a file
-            notices = write_picture(picture, memory, suffix, target)
-            with whole_file(target) as file:
-                file.write(memory.getbuffer())
-        except OSError as error:
-            if target == STANDARD:
-                raise
-            raise DataError(f"{target}: cannot write ({error})") from error
+        content, notices = picture_file(picture, suffix, target)
+        with whole_file(target) as file:
+            file.write(content)
         height, width, _ = picture.pixels.shape
         told = f"{source} -> {target}  {width}x{height}"
-        size = memory.getbuffer().nbytes
-        return Result("done", told, _of(target, notices), len(data), size)
+        return Result("done", told, _of(target, notices), len(data), len(content))
 
     def _is_finished(self, source: str, target: str) -> bool:
         """Tell whether a target is an earlier run's.

@@ -1,11 +1,11 @@
 """Writing a `Picture` as a file of a usual format, with all that the format can hold."""
 
 import dataclasses
-import struct
+import io
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from PIL import Image, PngImagePlugin
 
@@ -79,11 +79,11 @@ def image_of(picture: Picture) -> Image.Image:
     return image
 
 
-def write_picture(picture: Picture, file: IO[bytes], suffix: str, name: str) -> tuple[str, ...]:
-    """Write a picture into an open file, in the format that the suffix is of.
+def picture_file(picture: Picture, suffix: str, name: str) -> tuple[bytes, tuple[str, ...]]:
+    """Return the bytes of a file of the format that the suffix is of.
 
-    Returns a line for each thing that the format has no place for; a picture that is to be turned
-    is turned where it could not be said. Raises `DataError`, with `name` in it, for transparency
+    With a line for each thing that the format has no place for; a picture that is to be turned is
+    turned where it could not be said. Raises `DataError`, with `name` in it, for transparency
     and other things of the pixels that the format cannot hold.
     """
     form = FORMATS.get(suffix)
@@ -100,25 +100,15 @@ def write_picture(picture: Picture, file: IO[bytes], suffix: str, name: str) -> 
         turned = picture.stripped()
         picture = dataclasses.replace(picture, pixels=turned.pixels, alpha=turned.alpha)
         notices.append(f"it is turned upright, since {suffix} cannot say how it is to be turned")
+    file = io.BytesIO()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tags that Pillow does not know
-            image_of(picture).save(
-                file, format=form.name, **form.options, **_beside(picture, form, notices)
-            )
-    except (
-        ValueError,
-        TypeError,
-        OverflowError,
-        SyntaxError,
-        struct.error,
-    ) as error:  # a format's own limits
+            beside = _beside(picture, form, notices)
+            image_of(picture).save(file, format=form.name, **form.options, **beside)
+    except Exception as error:  # a format's own limits, of any kind
         raise DataError(f"{name}: {suffix} cannot hold it ({error}); use .png") from error
-    except OSError as error:
-        if error.errno is not None:  # of the disk, not of the format
-            raise
-        raise DataError(f"{name}: {suffix} cannot hold it ({error}); use .png") from error
-    return tuple(notices)
+    return file.getvalue(), tuple(notices)
 
 
 def _beside(picture: Picture, form: FileFormat, notices: list[str]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ transparency, colour profile, EXIF, XMP and texts lie beside the pixels, and wha
 is told in a notice.
 """
 
-import dataclasses
 import importlib
 import io
 import re
@@ -152,26 +151,32 @@ def stored_size(place: str) -> tuple[int, int]:
         raise DataError(f"{place}: not a readable picture ({error})") from error
 
 
-def _read(data: bytes, name: str) -> Picture:
-    with _opened(data, name) as image:
-        frames = int(getattr(image, "n_frames", 1))
-        samples = samples_of(image, data, name)
-        found = metadata_of(image)
-    icc, notices = found.icc, [*samples.notices, *found.notices]
-    if samples.converted:
-        icc = None
+def picture_of(image: Image.Image, name: str, data: bytes = b"") -> Picture:
+    """Return the picture that Pillow has opened, or made; `data` are its file's bytes, if any.
+
+    Raises `DataError` when it cannot be brought to 8 bits, and whatever Pillow does for damage.
+    """
+    frames = int(getattr(image, "n_frames", 1))
+    samples = samples_of(image, data, name)
+    found = metadata_of(image)
+    notices = [*samples.notices, *found.notices]
     if frames > 1:
         notices.insert(0, f"holds {frames} frames or pages; only the first is kept")
     return Picture(
         samples.pixels,
         samples.alpha,
-        icc,
+        None if samples.converted else found.icc,
         found.exif,
         found.xmp,
         found.text,
         found.dpi,
         tuple(notices),
     )
+
+
+def _read(data: bytes, name: str) -> Picture:
+    with _opened(data, name) as image:
+        return picture_of(image, name, data)
 
 
 def _opened(data: bytes, name: str) -> Image.Image:
@@ -189,8 +194,3 @@ def _opened(data: bytes, name: str) -> Image.Image:
                 "pip install pillow-heif, or convert it to PNG"
             ) from None
         return Image.open(io.BytesIO(data))
-
-
-def without_notices(picture: Picture) -> Picture:
-    """Return a picture without what was told of it, as a file holds it."""
-    return dataclasses.replace(picture, notices=())
