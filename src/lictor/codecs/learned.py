@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,33 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from lictor.codecs.refinement import Networks, Refinement, Watch, go_on, refine
+from lictor.codecs.refinement import Networks, Refinement, Watch, go_on
 from lictor.codecs.shipped import DEFAULT, shipped_codec
 from lictor.codecs.store import Stored, read_codec, stored, write_codec
-from lictor.coders import AuditCoder, DecodeCoder, EncodeCoder
-from lictor.coding.container import MAX_PIXELS, Container, Tile
+from lictor.codecs.tile_refinement import refine_tiles
+from lictor.codecs.tiles import (
+    EncodedTile,
+    TileCoder,
+    area_of,
+    choose_side,
+    mark,
+    synthesis_margin,
+)
+from lictor.coders import AuditCoder
+from lictor.coding.container import MAX_PIXELS, Container
+from lictor.coding.grid import Grid, Rectangle
 from lictor.coding.stream import choose_lanes, expected_overhead_bytes
 from lictor.coding.tables import CdfTables
-from lictor.data.images import image_to_tensor, tensor_to_image
 from lictor.errors import (
+    BitstreamError,
     CheckpointError,
     ConfigError,
     DataError,
-    DesyncError,
     LictorError,
     ModelMismatchError,
 )
 from lictor.models.base import AbstractCodecModel, Latents
 from lictor.models.zoo import MODELS
-from lictor.ops import crop, pad_to_multiple
 from lictor.ptq.storage import exact_names, quantization_entry, stored_state
 from lictor.runtime import Runtime
 
@@ -237,15 +246,21 @@ class Codec:
         *,
         refinement: Refinement | None = None,
         watch: Watch = go_on,
+        tile_side: int | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> bytes:
         """Compress a grey or RGB picture of any size into the bytes of a `.lic` file.
 
         A `refinement` takes more time for a file that costs less, bits and error together; any
         decoder of the codec reads it. `watch` is told of every step and may stop it: the best so
-        far is kept. Raises `DataError` when `image` is not an 8-bit array `h w c` with 1 or 3
-        channels, `ConfigError` for a refinement by a quantized codec.
+        far is kept. Pictures of more than 2 megapixels are cut into tiles; `tile_side` is the most
+        pixels of their sides, a multiple of 64, or 0 for one tile. Tiles are coded by as many
+        threads as torch has. Raises `DataError` when `image` is not an 8-bit array `h w c` with 1
+        or 3 channels, or has more than `max_pixels`, `ConfigError` for a refinement by a quantized
+        codec or an impossible side.
         """
-        return self._encode(image, refinement, watch)[0]
+        _check_image(image, max_pixels)
+        return self._encode(image, refinement, watch, tile_side)[0].to_bytes()
 
     def encode_verbose(
         self,
@@ -253,110 +268,161 @@ class Codec:
         *,
         refinement: Refinement | None = None,
         watch: Watch = go_on,
+        tile_side: int | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> Encoded:
         """Compress a picture and tell what decoding will give and what the size should be."""
-        data, quantized, symbol_crc = self._encode(image, refinement, watch)
-        reconstruction = self._picture(quantized, *image.shape)
-        return Encoded(data, reconstruction, symbol_crc, self.estimate_bytes(data))
+        _check_image(image, max_pixels)
+        file, encoded = self._encode(image, refinement, watch, tile_side)
+        quantized = {i: tile.quantized for i, tile in enumerate(encoded)}
+        tiles, area = self._tiles(file.grid), area_of(file.grid, None)
+        with self._own_state():
+            reconstruction = tiles.picture(quantized, area, file.channels)
+        data = file.to_bytes()
+        return Encoded(data, reconstruction, file.symbol_crc, self._estimate(file, len(data)))
 
-    @torch.inference_mode()
     def estimate_bytes(self, data: bytes | bytearray | memoryview) -> float:
         """Return the size that the model's rate predicts for a whole file made by this codec.
 
         It reads the symbols again and runs the entropy networks, but neither transform. Raises a
         `BitstreamError` as `decode` does.
         """
-        file = self._open(data, MAX_PIXELS)
-        coder = AuditCoder(file.tiles[0].payload, self._tables)
-        self._read(coder, file)
-        payload = float(torch.stack(list(coder.bits.values())).sum()) / 8
-        around = len(data) - file.payload_bytes
-        return payload + expected_overhead_bytes(choose_lanes(int(payload))) + around
+        return self._estimate(self._open(data, MAX_PIXELS), len(data))
 
-    @torch.inference_mode()
+    def _estimate(self, file: Container, num_bytes: int) -> float:
+        tiles = self._tiles(file.grid)
+
+        def estimate(index: int) -> float:
+            tile = file.tiles[index]
+            coder = AuditCoder(tile.payload, self._tables)
+            tiles.read(coder, tile, index)
+            payload = float(torch.stack(list(coder.bits.values())).sum()) / 8
+            return payload + expected_overhead_bytes(choose_lanes(int(payload)))
+
+        with self._own_state():
+            estimated = sum(tiles.each(estimate, range(file.grid.count)))
+        return estimated + num_bytes - file.payload_bytes
+
+    def _tiles(self, grid: Grid) -> TileCoder:
+        margin = 0 if grid.count == 1 else self._margin
+        return TileCoder(self._model, self._tables, self._device, grid, margin)
+
+    @contextmanager
+    def _own_state(self) -> Iterator[None]:
+        with _own_torch_state(self._device.type), torch.inference_mode():
+            yield
+
+    @cached_property
+    def _margin(self) -> int:
+        with self._own_state():
+            return synthesis_margin(self._model, self._device)
+
     def _encode(
         self,
         image: UInt8[np.ndarray, "h w c"],
-        refinement: Refinement | None = None,
-        watch: Watch = go_on,
-    ) -> tuple[bytes, Latents, int]:
-        _check_image(image)
+        refinement: Refinement | None,
+        watch: Watch,
+        tile_side: int | None,
+    ) -> tuple[Container, list[EncodedTile]]:
         height, width, channels = image.shape
-        coder = EncodeCoder(self._tables)
-        with _own_torch_state(self._device.type):
-            x = pad_to_multiple(image_to_tensor(image), self._model.stride)
-            x = x.contiguous(memory_format=torch.channels_last).to(self._device)
-            shape = self._model.padded_shape(1, height, width)
-            latents: Latents = {name: t.cpu() for name, t in self._model.analyse(x).items()}
-            if refinement is not None:
-                # What it gives is quantized already: rounding finds the same symbols again.
-                latents = self._refined(latents, image, refinement, watch)
-            quantized = self._model.code(coder, latents, shape)
-        payload, symbol_crc = coder.finish()
-        tiles = (Tile(payload, symbol_crc),)
-        file = Container(self.fingerprint, width, height, channels, tiles)
-        return file.to_bytes(), quantized, symbol_crc
+        grid = Grid(width, height, choose_side(width, height, self._model.stride, tile_side))
+        tiles = self._tiles(grid)
+        if refinement is None:
 
-    def _refined(
+            def encode(index: int) -> EncodedTile:
+                return tiles.encode(tiles.analyse(image, index), index)
+
+            with self._own_state():
+                encoded = tiles.each(encode, range(grid.count))
+        else:
+            encoded = self._encode_refined(tiles, image, refinement, watch)
+        listed = [tile.tile for tile in encoded]
+        return Container(self.fingerprint, width, height, channels, listed, grid.side), encoded
+
+    def _encode_refined(
         self,
-        latents: Latents,
+        tiles: TileCoder,
         image: UInt8[np.ndarray, "h w c"],
         refinement: Refinement,
         watch: Watch,
-    ) -> Latents:
+    ) -> list[EncodedTile]:
+        """Encode tile after tile, each with all of torch's threads."""
         self.check_refinable()
-        with torch.inference_mode(False):
+        with self._own_state():
             free = None
             if refinement.steps:
-                with torch.random.fork_rng(devices=[]):  # a model is built with numbers at random
+                with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+                    # A model is built with numbers at random.
                     free = self.thaw().requires_grad_(False).to(self._device)
-            x = image_to_tensor(image)[:, : image.shape[2]].clone()
-        networks = Networks(self._model, free, self._device)
-        return refine(networks, latents, x, refinement, self.lmbda, watch)
+            networks = Networks(self._model, free, self._device)
+            return refine_tiles(tiles, networks, image, refinement, self.lmbda, watch)
 
-    @torch.inference_mode()
-    def _picture(
-        self, quantized: Latents, height: int, width: int, channels: int
-    ) -> UInt8[np.ndarray, "h w c"]:
-        with _own_torch_state(self._device.type):
-            there = {name: t.to(self._device) for name, t in quantized.items()}
-            x_hat = crop(self._model.synthesise(there), height, width).cpu()
-        return tensor_to_image(x_hat, channels=channels)
-
-    @torch.inference_mode()
     def decode(
-        self, data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        region: tuple[int, int, int, int] | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> UInt8[np.ndarray, "h w c"]:
-        """Restore the picture from the bytes of a `.lic` file.
+        """Restore the picture, or a region of it, from the bytes of a `.lic` file.
 
-        Raises a `BitstreamError`: `ModelMismatchError` for another codec's file, `DesyncError` when
-        this machine computes other probabilities than the encoder's did, else what is damaged.
+        A region `(x, y, width, height)` is the same part of the whole picture to the bit, and only
+        the tiles in it and around it are decoded. Raises a `BitstreamError`: `ModelMismatchError`
+        for another codec's file, `DesyncError` when this machine computes other probabilities than
+        the encoder's did, else what is damaged; `ConfigError` for a region outside of the picture.
         """
         file = self._open(data, max_pixels)
-        quantized = self._read(DecodeCoder(file.tiles[0].payload, self._tables), file)
-        return self._picture(quantized, file.height, file.width, file.channels)
+        tiles, area = self._tiles(file.grid), area_of(file.grid, region)
+        needed = sorted({j for i in file.grid.meeting(area) for j in tiles.seen_from(i)})
+
+        def decode(index: int) -> Latents:
+            return tiles.decode(file.tiles[index], index)
+
+        with self._own_state():
+            quantized = dict(zip(needed, tiles.each(decode, needed), strict=True))
+            return tiles.picture(quantized, area, file.channels)
+
+    def salvage(
+        self, data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
+    ) -> tuple[UInt8[np.ndarray, "h w c"], list[Rectangle]]:
+        """Restore what is left of a damaged or truncated file, and tell where tiles are lost.
+
+        Those are grey with a cross from corner to corner. Raises a `BitstreamError` where header
+        or index are damaged.
+        """
+        _check_bytes(data)
+        saved = Container.salvage(bytes(data), max_pixels=max_pixels)
+        file = self._checked(saved.container)
+        tiles, count = self._tiles(file.grid), file.grid.count
+
+        def decode(index: int) -> Latents | None:
+            try:
+                return tiles.decode(file.tiles[index], index)
+            except BitstreamError:
+                return None
+
+        rest = [i for i in range(count) if i not in saved.damaged]
+        with self._own_state():
+            decoded = zip(rest, tiles.each(decode, rest), strict=True)
+            quantized = {i: latents for i, latents in decoded if latents is not None}
+            image = tiles.picture(quantized, area_of(file.grid, None), file.channels)
+        damaged = [file.grid.tile(i) for i in range(count) if i not in quantized]
+        for area in damaged:
+            mark(image, area)
+        return image, damaged
 
     def _open(self, data: bytes | bytearray | memoryview, max_pixels: int) -> Container:
         _check_bytes(data)
-        file = Container.from_bytes(bytes(data), max_pixels=max_pixels)
+        return self._checked(Container.from_bytes(bytes(data), max_pixels=max_pixels))
+
+    def _checked(self, file: Container) -> Container:
+        """Return the content of a file that this codec reads."""
         if file.fingerprint not in (self.fingerprint, *self.replaces):
             raise ModelMismatchError(
                 f"made by the codec {file.fingerprint.hex()}, but this codec is "
                 f"{self.fingerprint.hex()}; pass the .lcodec file it was made with"
             )
         return file
-
-    def _read(self, coder: DecodeCoder | AuditCoder, file: Container) -> Latents:
-        """Decode the quantized latents, checked against the encoder's before they are used."""
-        with _own_torch_state():
-            shape = self._model.padded_shape(1, file.height, file.width)
-            quantized = self._model.code(coder, None, shape)
-        if coder.finish() != file.symbol_crc:
-            raise DesyncError(
-                "the decoded symbols differ from the encoder's: this machine computes other "
-                "probabilities; decode with the version and kind of machine that encoded"
-            )
-        return quantized
 
     def save(self, path: Path | str) -> None:
         """Write the codec to one safetensors file; raises `DataError` if it cannot."""
@@ -457,7 +523,7 @@ def _check_bytes(data: object) -> None:
         raise DataError(f"data must be bytes, not {type(data).__name__}; read the file first")
 
 
-def _check_image(image: object) -> None:
+def _check_image(image: object, max_pixels: int = MAX_PIXELS) -> None:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
         raise DataError(f"image must be a uint8 array, not {kind}; scale to 0..255 and round first")
@@ -465,5 +531,8 @@ def _check_image(image: object) -> None:
         raise DataError(
             f"image has shape {image.shape}; it must be (height, width, 1) or (height, width, 3)"
         )
-    if image.shape[0] * image.shape[1] > MAX_PIXELS:
-        raise DataError(f"image has more than {MAX_PIXELS} pixels; split it first")
+    if image.shape[0] * image.shape[1] > max_pixels:
+        raise DataError(
+            f"image has {image.shape[1]} x {image.shape[0]} pixels, more than max_pixels = "
+            f"{max_pixels}"
+        )

@@ -25,6 +25,17 @@ class Span:
         """Where the piece and its margin are."""
         return slice(self.low, self.high)
 
+    @property
+    def bare(self) -> "Span":
+        """Return the span without its margin."""
+        return Span(self.start, self.start, self.stop, self.stop)
+
+    @property
+    def within(self) -> "Span":
+        """Return the span in what is seen, without its margin."""
+        start, stop = self.start - self.low, self.stop - self.low
+        return Span(start, start, stop, stop)
+
     def over(self, ratio: int) -> "Span":
         """Return the span in units of `ratio` pixels."""
         return Span(self.low // ratio, self.start // ratio, self.stop // ratio, self.high // ratio)
@@ -36,6 +47,16 @@ class Piece:
 
     rows: Span
     columns: Span
+
+    @property
+    def bare(self) -> "Piece":
+        """Return the piece without its margin."""
+        return Piece(self.rows.bare, self.columns.bare)
+
+    @property
+    def within(self) -> "Piece":
+        """Return the piece in what is seen, counted from its top left, without its margin."""
+        return Piece(self.rows.within, self.columns.within)
 
     def shape(self, whole: Shape) -> Shape:
         """Return the shape of the picture that is seen, in a padded picture of the given shape."""
@@ -67,16 +88,18 @@ class Piece:
             ]
 
 
+def span_of(start: int, stop: int, length: int, margin: int) -> Span:
+    """Return a span with a margin within a side of `length` pixels."""
+    return Span(max(start - margin, 0), start, stop, min(stop + margin, length))
+
+
 def _spans(length: int, stride: int, side: int, margin: int) -> list[Span]:
     """Cut a side into as few equal parts as are at most `side` long; margins do not count."""
     units = length // stride
     count = -(-length // side) if length > side + 2 * margin else 1
     count = min(count, units)
     ends = [units * i // count * stride for i in range(count + 1)]
-    return [
-        Span(max(start - margin, 0), start, stop, min(stop + margin, length))
-        for start, stop in pairwise(ends)
-    ]
+    return [span_of(start, stop, length, margin) for start, stop in pairwise(ends)]
 
 
 def cut(whole: Shape, stride: int, side: int, margin: int) -> list[Piece]:

@@ -215,7 +215,7 @@ def refine(
         for number, piece in enumerate(pieces):
             goal = Goal(piece.picture(x), weight)
             search = _Search(networks, goal, piece.shape(shape), how)
-            stopped = search.run(piece.of(latents, shape), _part_of(watch, number, len(pieces)))
+            stopped = search.run(piece.of(latents, shape), part_of(watch, number, len(pieces)))
             if len(pieces) == 1:
                 return search.best
             piece.put(search.best, found, shape)
@@ -227,7 +227,40 @@ def refine(
         return whole.best
 
 
-def _part_of(watch: Watch, number: int, count: int) -> Watch:
+def refine_tile(
+    networks: Networks,
+    latents: Latents,
+    x: Float[Tensor, "1 c h w"],
+    tile: Piece,
+    how: Refinement,
+    lmbda: float,
+    watch: Watch,
+) -> Latents:
+    """Return quantized latents of a tile that cost no more than the plain ones, coded alone.
+
+    `latents` and `x` are those of the tile and of a margin around it, as in `refine`; `tile` is
+    where it is in them, without its margin. The margin's latents count as they are.
+    """
+    found = refine(networks, latents, x, how, lmbda, watch)
+    shape = networks.frozen.padded_shape(1, *x.shape[-2:])
+    goal = Goal(x, (how.lmbda or lmbda) * 255**2 / x.shape[1])
+    with torch.no_grad():
+        around = networks.frozen.code(RateCoder(), latents, shape)
+
+        def coded_alone(chosen: Latents) -> tuple[float, Latents]:
+            coder = RateCoder()
+            quantized = networks.frozen.code(coder, tile.of(chosen, shape), tile.shape(shape))
+            seen = {name: t.clone() for name, t in around.items()}
+            tile.put(quantized, seen, shape)
+            bits = float(torch.stack(list(coder.bits.values())).sum(dtype=torch.float64))
+            return bits + goal.exact(networks.synthesise(seen)), quantized
+
+        plain, refined = coded_alone(latents), coded_alone(found)
+    return refined[1] if refined[0] < plain[0] else plain[1]
+
+
+def part_of(watch: Watch, number: int, count: int) -> Watch:
+    """Return what is told of the steps of one of several parts, as of steps of all."""
     return lambda step, steps: watch(number * steps + step, count * steps)
 
 

@@ -11,24 +11,22 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 _POLYNOMIAL = 0x82F63B78
 # A header is done before numba is even imported.
 _FEW_BYTES = 512
 
 
-def _table() -> NDArray[np.uint32]:
-    """Return the checksum of each byte, without inversions."""
-    crc = np.arange(256, dtype=np.uint32)
+def _of_byte(byte: int) -> int:
+    """Return the checksum of a byte, without inversions."""
     for _ in range(8):
-        crc = (crc >> 1) ^ np.where(crc & 1, np.uint32(_POLYNOMIAL), np.uint32(0))
-    return crc
+        byte = byte >> 1 ^ _POLYNOMIAL * (byte & 1)
+    return byte
 
 
-_TABLE = _table()
+_PLAIN_TABLE = [_of_byte(byte) for byte in range(256)]
+_TABLE = np.array(_PLAIN_TABLE, np.uint32)
 _TABLE.flags.writeable = False
-_PLAIN_TABLE = [int(value) for value in _TABLE]
 
 
 def _update(data: Any, table: Any, crc: Any) -> Any:
