@@ -11,7 +11,7 @@ Files are read by the codec that made them, which must be the shipped one or kno
 import dataclasses
 import io
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageFile
 
@@ -54,7 +54,7 @@ def _codec_of(fingerprint: bytes) -> "Codec":
     return use_codec("default")
 
 
-def _outline(file: IO[bytes]) -> Outline:
+def _outline(file: Any) -> Outline:
     """Read as much of a file as its header and index take."""
     data, size = b"", _FIRST_BYTES
     while True:
@@ -125,7 +125,7 @@ def _info(picture: "Picture") -> dict[str, Any]:
     return {key: value for key, value in named.items() if value is not None}
 
 
-def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
+def _save(image: Image.Image, file: Any, filename: str | bytes) -> None:
     """Write an image; the option `codec` of `Image.save` may be as in `use_codec`.
 
     `icc_profile`, `exif`, `xmp` and `dpi` are the image's own, unless they are given to `save`.
