@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lictor.codecs.learned import Codec
+    from lictor.codecs.pictures import decode_picture, encode_picture
     from lictor.codecs.protocol import ImageCodec
     from lictor.data.images import load_image
+    from lictor.data.pictures import Picture, open_picture
     from lictor.errors import BitstreamError, LictorError
     from lictor.models.zoo import MODELS, build_model
     from lictor.training.recipe import RunConfig, load_recipe
@@ -28,11 +30,15 @@ __all__ = [
     "Codec",
     "ImageCodec",
     "LictorError",
+    "Picture",
     "RunConfig",
     "build_model",
+    "decode_picture",
+    "encode_picture",
     "load_image",
     "load_recipe",
     "load_run",
+    "open_picture",
     "run",
 ]
 
@@ -42,11 +48,15 @@ _HOMES = {
     "Codec": "codecs.learned",
     "ImageCodec": "codecs.protocol",
     "LictorError": "errors",
+    "Picture": "data.pictures",
     "RunConfig": "training.recipe",
     "build_model": "models.zoo",
+    "decode_picture": "codecs.pictures",
+    "encode_picture": "codecs.pictures",
     "load_image": "data.images",
     "load_recipe": "training.recipe",
     "load_run": "training.run",
+    "open_picture": "data.pictures",
     "run": "training.run",
 }
 

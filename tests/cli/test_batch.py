@@ -1,6 +1,7 @@
 """Batches of files: given again they go on, and take nothing for a result that may be none."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -79,7 +80,8 @@ def test_a_batch_given_again_makes_only_what_is_missing(
     code, said, errors = lictor(*command)
     assert (code, errors) == (0, [])
     assert said[-1] == f"1 of {COUNT} files done, {COUNT - 1} finished before, skipped"
-    assert len(said) == 2
+    assert len(said) == 3
+    assert re.fullmatch(r"in all \d+ -> \d+ bytes, ratio [\d.]+", said[-2])
     again = contents(out)
     assert {name: data for name, (data, _) in again.items()} == {
         name: data for name, (data, _) in whole.items()
@@ -88,7 +90,7 @@ def test_a_batch_given_again_makes_only_what_is_missing(
 
     code, said, _ = lictor(*command, "--force")
     assert (code, said[-1]) == (0, f"{COUNT} of {COUNT} files done")
-    assert len(said) == COUNT + 1
+    assert len(said) == COUNT + 2
 
     def fail(*_: object) -> None:
         raise AssertionError("a finished file needs no coding")

@@ -105,7 +105,7 @@ def test_a_name_does_what_its_file_does(tmp_path, capsys):
     [
         ("add --codec speech", ("compress", "a.wav")),
         ("but signals of kind audio; add --codec speech", ("compress", "sounds", "-o", "b")),
-        ("contains no pictures (.png, .jpg, .jpeg, .webp)", ("compress", "empty", "-o", "b")),
+        ("contains no pictures (.png, .jpg, .jpeg, .webp, ", ("compress", "empty", "-o", "b")),
         ("add --codec mri", ("compress", "a.nii.gz")),
         ("add --codec climate", ("compress", "a.pp")),
         ("did you mean 'speech'", ("compress", "a.wav", "--codec", "speach")),

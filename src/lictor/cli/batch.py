@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lictor.cli.messages import complain, say
+from lictor.cli.messages import complain, note, say
 from lictor.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -33,22 +33,25 @@ class Batch:
     """What a command is to make; `many` if results of an earlier run may be among it.
 
     `mirrors` says that trees are among the inputs, whose folders are made anew, `bad` which of them
-    have nothing to make.
+    have nothing to make, `piped` that standard output is for the result.
     """
 
     items: "tuple[Item, ...]"
     bad: tuple[str, ...]
     many: bool
     mirrors: bool
+    piped: bool = False
 
 
 def written(place: str, *, absolute: bool) -> str:
-    """Return a path as messages write it, a URL as it is."""
-    from lictor.data.places import is_url
+    """Return a path as messages write it; a URL, and `-` for the standard streams, as it is."""
+    from lictor.data.places import STANDARD, is_url
 
-    if is_url(place):
+    if is_url(place) or place == STANDARD:
         return place
-    return os.path.abspath(place) if absolute else str(Path(place))  # noqa: PTH100 - no link is followed
+    relative = str(Path(place))
+    absolute = absolute or relative == STANDARD  # the file ./-
+    return os.path.abspath(place) if absolute else relative  # noqa: PTH100 - no link is followed
 
 
 def check_places(inputs: Sequence[str], out: str | None) -> None:
@@ -58,6 +61,21 @@ def check_places(inputs: Sequence[str], out: str | None) -> None:
     for place in (*inputs, *([] if out is None else [out])):
         if is_url(place):
             file_system(place)
+
+
+def check_standard(inputs: Sequence[str], out: str | None, workers: Workers) -> None:
+    """Raise `ConfigError` when `-` is among places, and cannot be served by standard streams."""
+    from lictor.data.places import STANDARD
+
+    if STANDARD not in (*inputs, out):
+        return
+    if len(inputs) > 1:
+        raise ConfigError(f"{STANDARD}: standard input and output are for one input; name one")
+    if workers.engine != "local" or workers.jobs not in (None, 1):
+        raise ConfigError(
+            f"{STANDARD}: standard input and output are of this process; leave out --engine and "
+            "--jobs"
+        )
 
 
 def _instead(place: str, kind: str) -> str:
@@ -86,12 +104,17 @@ def choose_targets(
     An input that is a folder, or a URL without one of the suffixes of `sources`, stands for the
     files of its tree with one of them; their results lie in `out` as they lie in the tree. Raises
     `DataError` when several inputs need a folder and `out` cannot be one, or nothing is there.
+    Standard input (`-`) goes to standard output if `out` is not given.
     """
     from lictor.codecs.batch import Item
-    from lictor.data.places import is_url, joined, list_files
+    from lictor.data.places import STANDARD, is_url, joined, list_files
 
     trees = {place for place in inputs if _is_tree(place, sources)}
     many = bool(trees) or len(inputs) > 1
+    if out == STANDARD or (out is None and STANDARD in inputs):
+        if trees:
+            raise DataError(f"{inputs[0]}: is a folder, and standard output is for one file")
+        return Batch((Item(inputs[0], STANDARD),), (), False, False, piped=True)
     items, bad = list[Item](), list[str]()
     for place in inputs:
         if place not in trees:
@@ -110,6 +133,8 @@ def choose_targets(
         raise DataError(bad[0])
     singles = [place for place in inputs if place not in trees]
     in_folder = out is not None and (many or _is_folder(out))
+    if in_folder and STANDARD in singles:
+        raise DataError(f"{out}: is a folder, and what comes from standard input has no name")
     if out is not None and in_folder and not is_url(out):
         try:
             Path(out).mkdir(parents=True, exist_ok=True)
@@ -139,10 +164,12 @@ def _is_tree(place: str, sources: Sequence[str]) -> bool:
 
     Data in the format Zarr are a folder, and no tree.
     """
-    from lictor.data.places import is_url, suffix_of
+    from lictor.data.places import STANDARD, is_url, suffix_of
 
     if is_url(place):
         return suffix_of(place) not in sources
+    if place == STANDARD:
+        return False
     try:
         zarr = suffix_of(place) == ".zarr" and ".zarr" in sources
         return Path(place).is_dir() and not zarr
@@ -200,6 +227,7 @@ def run_batch(
         complain(reason)
     count = len(batch.items) + len(batch.bad)
     done, skipped, failed = 0, 0, len(batch.bad)
+    before, after = 0, 0
     results = _results(batch.items, engine, make)
     for result in results if count < 2 else follow(results, count, verb):
         if result.status == "failed":
@@ -209,9 +237,14 @@ def run_batch(
             skipped += 1
         else:
             done += 1
-            say(result.text)
+            before, after = before + result.source_bytes, after + result.target_bytes
+            say(result.text, aside=batch.piped)
+        for notice in result.notices:
+            note(notice)
         if should_stop():
             break
+    if batch.many and before and after:
+        say(f"in all {before} -> {after} bytes, ratio {before / after:.3f}")
     if batch.many:
         parts = [f"{done} of {count} files done"]
         parts += [f"{skipped} finished before, skipped"] if skipped else []

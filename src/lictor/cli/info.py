@@ -12,13 +12,15 @@ from lictor.files import read_file
 
 LCODEC = ".lcodec"
 _SHOWN = 20
+_STANDARD = "-"
 
 
 def info(file: Positional[Path], /, *, json: bool = False, margins: bool = False) -> int:
     """Say what a .lic, .lsig or .lcodec file is, without decoding it.
 
     Args:
-        file: The file to look at, or the name of a codec that ships with lictor.
+        file: The file to look at (- is standard input), or the name of a codec that ships with
+            lictor.
         json: Print one JSON object.
         margins: Of a codec: say how large the sums of its integer networks can become, and how many
             bits that leaves below 2^52, up to which they are exact.
@@ -27,11 +29,13 @@ def info(file: Positional[Path], /, *, json: bool = False, margins: bool = False
     if json:
         say(json_module.dumps(description, indent=2))
         return 0
-    signals = description.pop("signals", [])
+    signals, sections = description.pop("signals", []), description.pop("sections", {})
     width = max(map(len, description))
     for key, value in description.items():
         shown = f"{value:.4f}" if isinstance(value, float) else value
         say(f"{key:{width}}  {shown}")
+    for name, size in sections.items():
+        say(f"  section {name}: {size} bytes")
     for signal in signals[:_SHOWN]:
         say(_line(signal))
     if len(signals) > _SHOWN:
@@ -54,16 +58,24 @@ def _describe(path: Path) -> dict[str, Any]:
     from lictor.coding import archive
     from lictor.coding.container import MAGIC
 
-    if is_name(path) and not path.is_file():
+    if is_name(path) and not path.is_file() and str(path) != _STANDARD:
         path = shipped_codec(str(path))
     if path.suffix == LCODEC:
         return _describe_codec(path)
-    data = read_file(path)
+    data = _content(path)
     if data.startswith(archive.MAGIC):
         return _named(path, data, _describe_signals)
     if not data.startswith(MAGIC) and data[:64].find(b"{") == 8:  # a safetensors header
         return _describe_codec(path)
     return _named(path, data, _describe_picture)
+
+
+def _content(path: Path) -> bytes:
+    if str(path) == _STANDARD:
+        from lictor.data.places import read_place  # which needs torch
+
+        return read_place(_STANDARD, "a file of lictor")
+    return read_file(path)
 
 
 def _named(path: Path, data: bytes, describe: Any) -> dict[str, Any]:
@@ -74,10 +86,11 @@ def _named(path: Path, data: bytes, describe: Any) -> dict[str, Any]:
 
 
 def _describe_picture(path: Path, data: bytes) -> dict[str, Any]:
-    from lictor.coding.container import Container, version_of
+    from lictor.coding.container import Container, name_of, version_of
     from lictor.rates import bpp
 
     file = Container.from_bytes(data)
+    sections = {name_of(kind): len(body) for kind, body in file.sections.items()}
     return {
         "kind": "image",
         "file": str(path),
@@ -91,6 +104,10 @@ def _describe_picture(path: Path, data: bytes) -> dict[str, Any]:
         "payload_bytes": file.payload_bytes,
         "bpp": bpp(len(data), file.height, file.width),
         "symbol_crc": f"{file.symbol_crc:08x}",
+        "sections": {
+            "tiles": file.payload_bytes,
+            **{name.removeprefix("the section "): size for name, size in sections.items()},
+        },
     }
 
 

@@ -31,9 +31,11 @@ class SignalRequest:
     variable: str | None = None
 
     def __post_init__(self) -> None:
-        from lictor.data.places import is_url
+        from lictor.data.places import STANDARD, is_url
 
         for place in (*self.inputs, *([] if self.out is None else [self.out])):
+            if place == STANDARD:
+                raise ConfigError(f"{place}: codecs of signals read and write files; name one")
             if is_url(place):
                 raise ConfigError(f"{place}: codecs of signals read and write files; copy it first")
         if self.workers.device not in ("cpu", "auto"):

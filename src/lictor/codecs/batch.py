@@ -4,29 +4,38 @@ A batch that was stopped, or killed, goes on when it is given again: outputs tha
 not made a second time. The files may lie in folders or behind URLs, and the process may be any.
 """
 
+import dataclasses
+import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
+from typing import Literal
 
 from lictor.codecs.learned import Codec
+from lictor.codecs.pictures import (
+    decode_picture,
+    encode_picture,
+    salvage_picture,
+    same_picture,
+    sections_of,
+    with_sections,
+)
 from lictor.codecs.refinement import Refinement, Watch, go_on
 from lictor.codecs.shipped import remedy_for
 from lictor.coding import archive
-from lictor.coding.container import MAX_PIXELS, Container
+from lictor.coding.container import ALPHA, EXIF, MAX_PIXELS, XMP, Container
 from lictor.coding.grid import Rectangle
 from lictor.data.images import image_size, size_of_image
+from lictor.data.picture_files import picture_file
+from lictor.data.pictures import Picture, read_picture, stored_size
 from lictor.data.places import (
+    STANDARD,
     exists,
     is_url,
-    load_picture,
     modified_s,
     read_bytes,
+    read_place,
     suffix_of,
     whole_file,
 )
@@ -39,21 +48,11 @@ from lictor.errors import (
     NotABitstreamError,
     TruncatedError,
 )
-from lictor.files import read_file
 from lictor.rates import bpp
 from lictor.runtime import choose_device
 
 LIC = ".lic"
 LSIG = ".lsig"  # of signals, see `codecs.signals.batch`
-# What decoded pictures are kept as, with what makes the format lossless.
-LOSSLESS: Mapping[str, Mapping[str, Any]] = {
-    ".png": {},
-    ".ppm": {},
-    ".bmp": {},
-    ".tif": {},
-    ".tiff": {},
-    ".webp": {"lossless": True},
-}
 
 
 @dataclass(frozen=True)
@@ -66,10 +65,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an item, with what there is to say of it."""
+    """What became of an item, with what there is to say of it.
+
+    `notices` tell what was lost on the way; the bytes are those of source and target, if done.
+    """
 
     status: Literal["done", "skipped", "failed"]
     text: str = ""
+    notices: tuple[str, ...] = ()
+    source_bytes: int = 0
+    target_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,13 @@ class Rules:
     `verb` is what is done. A target that exists is made again with `force`; without it, one that an
     earlier run finished is skipped if `skip`, and any other is an error. `folders` that are missing
     are made. `device` is where a worker's codec runs its transforms, by name. Pictures are
-    compressed with the `refinement`, if there is one. Only the `region`, x, y, width and height, is
-    restored, if there is one; with `salvage`, whatever is left of damaged files is. A
-    picture of more than `max_pixels` is an error.
+    compressed with the `refinement`, if there is one, and with `strip` upright and without what
+    lies beside their pixels; with `verify` each is decoded, compared with what the encoder meant,
+    and read again from where it was written. With `preserve` results have the times of their
+    sources. Decoded pictures are of the format that the end of the target's name says, on standard
+    output of that of `suffix`. Only the `region`, x, y, width and height, is restored, if there is
+    one; with `salvage`, whatever is left of damaged files is. A picture of more than `max_pixels`
+    is an error.
     """
 
     verb: Literal["compress", "decompress"]
@@ -90,6 +99,10 @@ class Rules:
     folders: bool = False
     device: str = "cpu"
     refinement: Refinement | None = None
+    strip: bool = False
+    verify: bool = False
+    preserve: bool = False
+    suffix: str = ".png"
     region: tuple[int, int, int, int] | None = None
     salvage: bool = False
     max_pixels: int = MAX_PIXELS
@@ -108,29 +121,51 @@ class Coder:
     def _settled(self, source: str, target: str) -> Result:
         if is_there(source, target, self._rules, self._is_finished):
             return Result("skipped")
-        if self._rules.verb == "compress":
-            return Result("done", self._compress(source, target))
-        return self._restore(source, target)
+        made = self._compress if self._rules.verb == "compress" else self._decompress
+        result = made(source, target)
+        if self._rules.preserve:
+            _copy_times(source, target)
+        return result
 
-    def _compress(self, source: str, target: str) -> str:
-        image, rules = _load(source), self._rules
-        most = rules.max_pixels
-        if image.shape[0] * image.shape[1] > most:
+    def _compress(self, source: str, target: str) -> Result:
+        content = _read(source)
+        picture = _picture(content, source, strip=self._rules.strip)
+        rows, columns, _ = picture.pixels.shape
+        if rows * columns > self._rules.max_pixels:
             raise DataError(
-                f"{source}: has {image.shape[1]}x{image.shape[0]} pixels, more than {most}; "
+                f"{source}: has {columns}x{rows} pixels, more than {self._rules.max_pixels}; "
                 "raise --max-pixels if it is meant"
             )
-        data = self._codec.encode(
-            image, refinement=rules.refinement, watch=self._watch, max_pixels=most
+        data = self._encoded(picture)
+        self._write(target, data)
+        height, width, _ = picture.pixels.shape
+        rate = bpp(len(data), height, width)
+        told = f"{source} -> {target}  {width}x{height}  {len(data)} bytes  {rate:.3f} bpp"
+        return Result("done", told, _of(source, picture.notices), len(content), len(data))
+
+    def _encoded(self, picture: Picture) -> bytes:
+        refinement, most = self._rules.refinement, self._rules.max_pixels
+        if not self._rules.verify:
+            return encode_picture(
+                self._codec, picture, refinement=refinement, watch=self._watch, max_pixels=most
+            )
+        encoded = self._codec.encode_verbose(
+            picture.pixels, refinement=refinement, watch=self._watch, max_pixels=most
         )
-        make_folder(target, rules)
+        data = with_sections(encoded.data, sections_of(picture))
+        meant = dataclasses.replace(picture, pixels=encoded.reconstruction, notices=())
+        if not same_picture(decode_picture(self._codec, data, max_pixels=most), meant):
+            raise DataError("decoding does not give what the encoder meant; nothing is written")
+        return data
+
+    def _write(self, target: str, data: bytes) -> None:
+        make_folder(target, self._rules)
         with whole_file(target) as file:
             file.write(data)
-        height, width, _ = image.shape
-        rate = bpp(len(data), height, width)
-        return f"{source} -> {target}  {width}x{height}  {len(data)} bytes  {rate:.3f} bpp"
+        if self._rules.verify and target != STANDARD and read_bitstream(target) != data:
+            raise DataError(f"{target}: reads back differently from what was written")
 
-    def _restore(self, source: str, target: str) -> Result:
+    def _decompress(self, source: str, target: str) -> Result:
         data, rules = read_bitstream(source), self._rules
         if data.startswith(archive.MAGIC):
             raise NotABitstreamError(
@@ -140,16 +175,24 @@ class Coder:
         damaged = list[Rectangle]()
         try:
             if rules.salvage:
-                image, damaged = self._codec.salvage(data, max_pixels=rules.max_pixels)
+                picture, damaged = salvage_picture(self._codec, data, max_pixels=rules.max_pixels)
             else:
-                image = self._codec.decode(data, region=rules.region, max_pixels=rules.max_pixels)
+                picture = decode_picture(
+                    self._codec, data, region=rules.region, max_pixels=rules.max_pixels
+                )
         except BitstreamError as error:
             raise type(error)(f"{source}: {error}{_remedy(error, data, rules)}") from error
         make_folder(target, rules)
-        _save(image, target)
+        suffix = rules.suffix if target == STANDARD else suffix_of(target)
+        content, notices = picture_file(picture, suffix, target)
+        with whole_file(target) as file:
+            file.write(content)
         if damaged:
             return Result("failed", _lost(source, target, damaged))
-        return Result("done", f"{source} -> {target}  {image.shape[1]}x{image.shape[0]}")
+        height, width, _ = picture.pixels.shape
+        told = f"{source} -> {target}  {width}x{height}"
+        notices = (*picture.notices, *notices)
+        return Result("done", told, _of(target, notices), len(data), len(content))
 
     def _is_finished(self, source: str, target: str) -> bool:
         """Tell whether a target is an earlier run's.
@@ -161,7 +204,7 @@ class Coder:
         try:
             if not is_younger(target, source):
                 return False
-            return _belongs(file, picture, self._codec)
+            return _belongs(file, picture, self._codec, strip=self._rules.strip)
         except (OSError, LictorError):
             return False
 
@@ -230,16 +273,33 @@ def make_folder(target: str, rules: Rules) -> None:
             raise DataError(f"{folder}: cannot make the folder ({error.strerror})") from error
 
 
-def _load(source: str) -> UInt8[np.ndarray, "h w c"]:
+def _of(place: str, notices: tuple[str, ...]) -> tuple[str, ...]:
+    """Return notices with the name of what they are about."""
+    return tuple(f"{place}: {notice}" for notice in notices)
+
+
+def _copy_times(source: str, target: str) -> None:
+    """Give a result the times of its source."""
     try:
-        return load_picture(source)
+        times = Path(source).stat()
+        os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
+    except OSError as error:
+        raise DataError(f"{target}: cannot set its times ({error.strerror})") from error
+
+
+def _read(source: str) -> bytes:
+    if suffix_of(source) in (LIC, LSIG):
+        raise DataError(
+            f"{source}: is no picture; {suffix_of(source)} files are compressed already, and "
+            "lictor decompress restores what they hold"
+        )
+    return read_place(source, "a picture")
+
+
+def _picture(content: bytes, source: str, *, strip: bool) -> Picture:
+    try:
+        return read_picture(content, source, strip=strip)
     except DataError as error:
-        suffix = suffix_of(source)
-        if suffix in (LIC, LSIG):
-            raise DataError(
-                f"{source}: is no picture; {suffix} files are compressed already, and lictor "
-                "decompress restores what they hold"
-            ) from error
         held = formats.FORMATS.get(formats.suffix_of(Path(source)))
         if held is None or held.kinds[0] == "image":
             raise
@@ -251,12 +311,7 @@ def _load(source: str) -> UInt8[np.ndarray, "h w c"]:
 
 def read_bitstream(place: Path | str) -> bytes:
     """Read a file's bytes; raises `DataError` if it cannot be read."""
-    if is_url(str(place)):
-        return read_bytes(str(place))
-    path = Path(place)
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder, not a {LIC} file")
-    return read_file(path)
+    return read_place(str(place), f"a {LIC} file")
 
 
 def codec_from_bytes(data: bytes) -> Codec:
@@ -272,14 +327,25 @@ def coder_from_bytes(data: bytes, rules: Rules) -> Coder:
     return Coder(codec_from_bytes(data).to(choose_device(rules.device)), rules)
 
 
-def _belongs(file: str, picture: str, codec: Codec) -> bool:
+def _belongs(file: str, picture: str, codec: Codec, *, strip: bool) -> bool:
     """Tell whether a file is whole, made by a codec, and of a picture of this one's size.
 
-    Neither is decoded. Raises a `LictorError` when the file is none, or the picture.
+    Neither is decoded. Where metadata are to be stripped, the file must have none. Raises a
+    `LictorError` when the file is none, or the picture.
     """
-    content = Container.from_bytes(read_bitstream(file), max_pixels=1 << 64)
-    size = size_of_image(read_bytes(picture), picture) if is_url(picture) else image_size(picture)
-    return content.fingerprint == codec.fingerprint and (content.width, content.height) == size
+    content = Container.from_bytes(read_bitstream(file))
+    if strip and any(kind != ALPHA for kind in content.sections):
+        return False
+    sizes = {
+        size_of_image(read_bytes(picture), picture) if is_url(picture) else image_size(picture)
+    }
+    if not strip:
+        sizes.add(stored_size(picture))
+    width, height = content.width, content.height
+    # A decoded picture was turned upright where its format could not say so.
+    turned = bool({EXIF, XMP} & content.sections.keys()) and (height, width) in sizes
+    same = (width, height) in sizes or turned
+    return same and content.fingerprint == codec.fingerprint
 
 
 def is_younger(target: str, source: str) -> bool:
@@ -292,6 +358,8 @@ def is_younger(target: str, source: str) -> bool:
 
 def _check_places(source: str, target: str) -> bool:
     """Return whether the target exists; raises `DataError` when the two cannot be what they are."""
+    if STANDARD in (source, target):
+        return exists(target)
     try:
         if not is_url(source):
             Path(source).stat()
@@ -310,18 +378,3 @@ def _check_places(source: str, target: str) -> bool:
         hint = f", and {suffix} files are compressed already" if suffix in (LIC, LSIG) else ""
         raise DataError(f"{source}: input and output are the same file{hint}")
     return there
-
-
-def _save(image: UInt8[np.ndarray, "h w c"], target: str) -> None:
-    suffix = suffix_of(target)
-    try:
-        with whole_file(target) as file:
-            Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(
-                file, format=Image.registered_extensions()[suffix], **LOSSLESS[suffix]
-            )
-    except ValueError as error:  # a format's own limits
-        if isinstance(error, LictorError):
-            raise
-        raise DataError(f"{target}: {suffix} cannot hold it ({error}); use .png") from error
-    except OSError as error:  # the same, on the way to a URL
-        raise DataError(f"{target}: cannot write ({error})") from error

@@ -86,6 +86,7 @@ _NAMES = {
 }  # fmt: skip
 _HEAD = struct.Struct("<4s4B8sIIH")  # up to index_crc, which covers it
 _CRC, _CRCS = struct.Struct("<I"), struct.Struct("<II")
+_FIRST_HEAD = struct.Struct("<6xBx8sII")  # of version 1, without its checksums
 HEADER_BYTES = _HEAD.size + _CRC.size
 _LEAST_TILE_BYTES = 1 + _CRCS.size  # in the index
 _MAX_SECTIONS, _MAX_VARINT_BYTES = 255, 9
@@ -270,6 +271,35 @@ class Salvage:
     container: Container
     damaged: tuple[int, ...]
     lost: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What the beginning of a file tells; `kinds` are those of its sections beside the tiles."""
+
+    fingerprint: bytes
+    width: int
+    height: int
+    channels: int
+    kinds: tuple[int, ...]
+
+
+def read_outline(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Outline:
+    """Return what header and index tell, of a file's first bytes: nothing behind them is looked at.
+
+    Raises `TruncatedError` when they are not all there, otherwise as `Container.from_bytes`.
+    """
+    if version_of(data) == container_v1.VERSION:
+        if len(data) < _FIRST_HEAD.size:
+            raise TruncatedError(f"the file ends within its header, after {len(data)} bytes")
+        channels, fingerprint, width, height = _FIRST_HEAD.unpack_from(data)
+        _check_pixels(width, height, max_pixels)
+        if channels not in (1, 3) or not width * height:
+            raise CorruptError(f"the file claims {width} x {height} pixels of {channels} channels")
+        return Outline(fingerprint, width, height, channels, ())
+    head = _read_head(data, max_pixels)
+    kinds = tuple(part.kind for part in head.parts if part.tile is None)
+    return Outline(head.fingerprint, head.grid.width, head.grid.height, head.channels, kinds)
 
 
 def name_of(kind: int) -> str:

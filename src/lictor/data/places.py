@@ -1,7 +1,11 @@
-"""Where files lie: in folders, or behind URLs that fsspec knows; read, listed, written whole."""
+"""Where files lie: in folders, or behind URLs that fsspec knows; read, listed, written whole.
+
+The place `-` is standard input when it is read, standard output when it is written.
+"""
 
 import io
 import os
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +18,8 @@ from jaxtyping import UInt8
 from lictor.data.images import decode_image, load_image
 from lictor.errors import ConfigError, DataError
 from lictor.files import atomic_file
+
+STANDARD = "-"
 
 
 def is_url(place: str) -> bool:
@@ -102,8 +108,47 @@ def read_bytes(url: str) -> bytes:
         raise DataError(f"{url}: cannot read ({type(error).__name__}: {error})") from error
 
 
+def read_place(place: str, what: str) -> bytes:
+    """Return the bytes of a file, of what a URL leads to, or of standard input.
+
+    `what` is what is looked for there, for messages. Raises `DataError` if it cannot be read.
+    """
+    if is_url(place):
+        return read_bytes(place)
+    if place == STANDARD:
+        return _read_standard_input()
+    path = Path(place)
+    try:
+        if path.is_dir():
+            raise DataError(f"{path}: is a folder, not {what}")
+        if path.exists() and not path.is_file():  # a pipe would block for ever
+            raise DataError(f"{path}: is not a regular file")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot read ({reason})") from error
+
+
+def _read_standard_input() -> bytes:
+    stream = sys.stdin
+    if stream is None or stream.closed:
+        raise DataError(f"{STANDARD}: standard input is closed; name a file")
+    if stream.isatty():  # somebody would wait for ever
+        raise DataError(f"{STANDARD}: standard input is a terminal; name a file, or use a pipe")
+    try:
+        return stream.buffer.read()
+    except OSError as error:
+        raise DataError(f"{STANDARD}: cannot read standard input ({error.strerror})") from error
+
+
 def exists(place: str) -> bool:
     """Tell whether something is there; raises `DataError` when that cannot be told."""
+    if place == STANDARD:
+        return False
     if not is_url(place):
         return Path(place).exists()
     system, path = file_system(place)
@@ -148,9 +193,16 @@ def load_picture(place: Path | str) -> UInt8[np.ndarray, "h w c"]:
 def whole_file(place: str) -> Iterator[IO[bytes]]:
     """Open what becomes the file at a path or URL in whole or not at all; `atomic_file` for URLs.
 
-    What is behind a URL is written under a name of its own and moved. Raises `DataError` when it
-    cannot be written.
+    What is behind a URL is written under a name of its own and moved; standard output gets all at
+    the end. Raises `DataError` when it cannot be written, but for standard output the `OSError`.
     """
+    if place == STANDARD:
+        memory = io.BytesIO()
+        yield memory
+        check_standard_output()
+        sys.stdout.buffer.write(memory.getbuffer())
+        sys.stdout.buffer.flush()
+        return
     if not is_url(place):
         with atomic_file(Path(place)) as file:
             yield file
@@ -170,3 +222,11 @@ def whole_file(place: str) -> Iterator[IO[bytes]]:
         with suppress(Exception):
             if system.exists(temporary):
                 system.rm_file(temporary)
+
+
+def check_standard_output() -> None:
+    """Raise `DataError` when bytes would go to somebody's terminal."""
+    if sys.stdout.isatty():
+        raise DataError(
+            f"{STANDARD}: standard output is a terminal; name a file with -o, or use a pipe"
+        )
