@@ -15,7 +15,8 @@ from lictor.cli.main import main
 from lictor.codecs import store
 from lictor.codecs.learned import Codec
 from lictor.codecs.protocol import NetworkCodec, RateEstimate, WarmUp
-from lictor.codecs.store import FORMAT, FORMER_FORMAT, Stored, read_codec, write_codec
+from lictor.codecs.store import Stored, read_codec, write_codec
+from lictor.coding.codec_file import FIRST_FORMAT, FORMAT
 from lictor.coding.container import Container
 from lictor.errors import CheckpointError, ModelMismatchError
 from lictor.priors.conditional import GaussianPrior
@@ -147,7 +148,7 @@ def test_tables_of_another_width_are_refused(codec, tmp_path):
 
 @pytest.mark.parametrize("former", FORMERS, ids=lambda path: path.stem)
 def test_a_converted_codec_reads_what_the_former_one_wrote(former, tmp_path):
-    with pytest.raises(CheckpointError, match=rf"{FORMER_FORMAT}.*lictor convert .*-o NEW"):
+    with pytest.raises(CheckpointError, match=rf"{FIRST_FORMAT}.*lictor convert .*-o NEW"):
         Codec.load(former)
     converted = Codec.convert(former)
     assert converted.replaces == (read_codec(former, former=True).fingerprint,)

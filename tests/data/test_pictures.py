@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from conftest import photo
 from lictor.data.picture_files import FORMATS, picture_file
-from lictor.data.pictures import Picture, read_picture, stored_size
+from lictor.data.pictures import Picture, picture_sizes, read_picture
 from lictor.errors import DataError
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -189,7 +189,11 @@ def test_stripped_pictures_are_upright_as_the_standard_says(orientation, tmp_pat
         None, None, None, (), 1,
     )  # fmt: skip
     (tmp_path / "x.png").write_bytes(data)
-    assert stored_size(str(tmp_path / "x.png")) == (30, 20)
+    seen = upright.shape[1], upright.shape[0]
+    assert picture_sizes(str(tmp_path / "x.png")) == ((30, 20), seen)
+    (tmp_path / "x.tif").write_bytes(as_file(image, "TIFF", tiffinfo={0x0112: orientation}))
+    assert picture_sizes(str(tmp_path / "x.tif")) == (seen, seen)
+    assert read_picture((tmp_path / "x.tif").read_bytes(), "x").pixels.shape[1::-1] == seen
 
 
 def test_a_profile_that_changes_colours_is_not_stripped_silently():

@@ -26,15 +26,13 @@ from lictor.codecs.shipped import remedy_for
 from lictor.coding import archive
 from lictor.coding.container import ALPHA, EXIF, MAX_PIXELS, XMP, Container
 from lictor.coding.grid import Rectangle
-from lictor.data.images import image_size, size_of_image
 from lictor.data.picture_files import picture_file
-from lictor.data.pictures import Picture, read_picture, stored_size
+from lictor.data.pictures import Picture, picture_sizes, read_picture
 from lictor.data.places import (
     STANDARD,
     exists,
     is_url,
     modified_s,
-    read_bytes,
     read_place,
     suffix_of,
     whole_file,
@@ -128,7 +126,7 @@ class Coder:
         return result
 
     def _compress(self, source: str, target: str) -> Result:
-        content = _read(source)
+        content = read_place(source, "a picture")
         picture = _picture(content, source, strip=self._rules.strip)
         rows, columns, _ = picture.pixels.shape
         if rows * columns > self._rules.max_pixels:
@@ -287,19 +285,16 @@ def _copy_times(source: str, target: str) -> None:
         raise DataError(f"{target}: cannot set its times ({error.strerror})") from error
 
 
-def _read(source: str) -> bytes:
-    if suffix_of(source) in (LIC, LSIG):
-        raise DataError(
-            f"{source}: is no picture; {suffix_of(source)} files are compressed already, and "
-            "lictor decompress restores what they hold"
-        )
-    return read_place(source, "a picture")
-
-
 def _picture(content: bytes, source: str, *, strip: bool) -> Picture:
     try:
         return read_picture(content, source, strip=strip)
     except DataError as error:
+        suffix = suffix_of(source)
+        if suffix in (LIC, LSIG):
+            raise DataError(
+                f"{source}: is no picture; {suffix} files are compressed already, and lictor "
+                "decompress restores what they hold"
+            ) from error
         held = formats.FORMATS.get(formats.suffix_of(Path(source)))
         if held is None or held.kinds[0] == "image":
             raise
@@ -336,11 +331,8 @@ def _belongs(file: str, picture: str, codec: Codec, *, strip: bool) -> bool:
     content = Container.from_bytes(read_bitstream(file))
     if strip and any(kind != ALPHA for kind in content.sections):
         return False
-    sizes = {
-        size_of_image(read_bytes(picture), picture) if is_url(picture) else image_size(picture)
-    }
-    if not strip:
-        sizes.add(stored_size(picture))
+    stored, upright = picture_sizes(picture)
+    sizes = {upright} if strip else {stored, upright}
     width, height = content.width, content.height
     # A decoded picture was turned upright where its format could not say so.
     turned = bool({EXIF, XMP} & content.sections.keys()) and (height, width) in sizes

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from lictor.data.images import IMAGE_SUFFIXES, MAX_IMAGE_PIXELS
 from lictor.data.metadata import metadata_of
-from lictor.data.places import read_place
+from lictor.data.places import is_url, read_place
 from lictor.data.samples import samples_of
 from lictor.errors import DataError
 
@@ -137,18 +137,34 @@ def read_picture(data: bytes, name: str, *, strip: bool = False) -> Picture:
     return picture.stripped() if strip else picture
 
 
-def stored_size(place: str) -> tuple[int, int]:
-    """Return width and height of a picture as it is stored; raises `DataError` if it is none."""
+def picture_sizes(place: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return width and height of a picture as it is stored, and as it is to be seen.
+
+    No pixels are read where the header says it all. Raises `DataError` if it is no picture.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            source = io.BytesIO(read_place(place, "a picture")) if "://" in place else place
-            with Image.open(source) as opened:
-                return opened.size
+            with _opened_header(place) as opened:
+                width, height = opened.size
+                turned = opened.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
     except DataError:
         raise
     except Exception as error:  # as in `read_picture`
         raise DataError(f"{place}: not a readable picture ({error})") from error
+    # Pillow tells of a TIFF's size as it is seen: it turns them itself.
+    swapped = turned and opened.format != "TIFF"
+    return (width, height), (height, width) if swapped else (width, height)
+
+
+def _opened_header(place: str) -> Image.Image:
+    """Open a picture, without reading all of a file that Pillow knows alone."""
+    if not is_url(place):
+        try:
+            return Image.open(place)
+        except UnidentifiedImageError:
+            pass
+    return _opened(read_place(place, "a picture"), place)
 
 
 def picture_of(image: Image.Image, name: str, data: bytes = b"") -> Picture:
