@@ -98,6 +98,40 @@ def test_a_region_decodes_only_the_tiles_around_it(codec, tiled, monkeypatch):
     assert sorted(decoded) == [0, 1, 3, 4]
 
 
+def test_decoding_reads_each_tile_once_and_holds_three_rows_of_them(codec):
+    """Of pictures of any height; with tiles of 64 pixels a margin of 64 is one row each way."""
+    image = photo(700, 100)
+    data = codec.encode(image, tile_side=64)
+    file, held, most, read = Container.from_bytes(data), set(), 0, []
+    tiles = TileCoder(codec.model, codec.tables, CPU, file.grid, 64)
+
+    class Told(dict):
+        """Latents that tell when they are let go."""
+
+        def __init__(self, index: int):
+            super().__init__(tiles.decode(file.tiles[index], index))
+            self.index = index
+            held.add(index)
+
+        def __del__(self):
+            held.discard(self.index)
+
+    def told(index: int) -> Told:
+        nonlocal most
+        read.append(index)
+        latents = Told(index)
+        most = max(most, len(held))
+        return latents
+
+    with torch.inference_mode():
+        picture, missing = tiles.restore(told, Rectangle(0, 0, 100, 700), 3)
+    np.testing.assert_array_equal(picture, codec.decode(data))
+    assert missing == []
+    assert read == list(range(file.grid.count))
+    assert file.grid.count == 22
+    assert 6 <= most <= 8
+
+
 @pytest.mark.parametrize("region", [(0, 0, 171, 1), (170, 0, 1, 1), (-1, 0, 5, 5), (0, 0, 0, 5)])
 def test_a_region_outside_of_the_picture_is_refused(codec, tiled, region):
     with pytest.raises(ConfigError, match="not within the picture of 170x150"):

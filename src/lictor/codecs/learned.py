@@ -383,14 +383,12 @@ class Codec:
         """
         file = self._open(data, max_pixels)
         tiles, area = self._tiles(file.grid, file.fingerprint), area_of(file.grid, region)
-        needed = sorted({j for i in file.grid.meeting(area) for j in tiles.seen_from(i)})
 
-        def decode(index: int) -> Latents:
+        def read(index: int) -> Latents:
             return tiles.decode(file.tiles[index], index)
 
         with self._own_state():
-            quantized = dict(zip(needed, tiles.each(decode, needed), strict=True))
-            return tiles.picture(quantized, area, file.channels)
+            return tiles.restore(read, area, file.channels)[0]
 
     def salvage(
         self, data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
@@ -402,21 +400,18 @@ class Codec:
         """
         _check_bytes(data)
         saved = Container.salvage(bytes(data), max_pixels=max_pixels)
-        file = self._checked(saved.container)
-        tiles, count = self._tiles(file.grid, file.fingerprint), file.grid.count
+        file, lost = self._checked(saved.container), set(saved.damaged)
+        tiles, area = self._tiles(file.grid, file.fingerprint), area_of(file.grid, None)
 
-        def decode(index: int) -> Latents | None:
+        def read(index: int) -> Latents | None:
             try:
-                return tiles.decode(file.tiles[index], index)
+                return None if index in lost else tiles.decode(file.tiles[index], index)
             except BitstreamError:
                 return None
 
-        rest = [i for i in range(count) if i not in saved.damaged]
         with self._own_state():
-            decoded = zip(rest, tiles.each(decode, rest), strict=True)
-            quantized = {i: latents for i, latents in decoded if latents is not None}
-            image = tiles.picture(quantized, area_of(file.grid, None), file.channels)
-        damaged = [file.grid.tile(i) for i in range(count) if i not in quantized]
+            image, missing = tiles.restore(read, area, file.channels)
+        damaged = [file.grid.tile(index) for index in missing]
         for area in damaged:
             mark(image, area)
         return image, damaged

@@ -9,6 +9,7 @@ picture coded in one piece, as far as the networks reach, but for the last bits 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeVar
 
 import numpy as np
@@ -191,19 +192,51 @@ class TileCoder:
     def picture(
         self, quantized: Mapping[int, Latents], area: Rectangle, channels: int
     ) -> UInt8[np.ndarray, "h w c"]:
-        """Synthesise an area of the picture; a tile without latents is left black."""
+        """Synthesise an area of the picture from the latents of all tiles in and around it."""
         image = np.zeros((area.height, area.width, channels), np.uint8)
+        self._paint(image, area, quantized, list(self.grid.meeting(area)))
+        return image
+
+    def restore(
+        self, read: Callable[[int], Latents | None], area: Rectangle, channels: int
+    ) -> tuple[UInt8[np.ndarray, "h w c"], list[int]]:
+        """Decode an area row by row, holding the latents of three rows of tiles or so.
+
+        `read` gives the latents of a tile, None if it has none. Returns the picture, in which those
+        tiles are black, and their numbers.
+        """
+        image = np.zeros((area.height, area.width, channels), np.uint8)
+        held: dict[int, Latents | None] = {}
+        missing = list[int]()
+        for _, row in groupby(self.grid.meeting(area), lambda index: index // self.grid.columns):
+            wanted = list(row)
+            needed = {other for index in wanted for other in self.seen_from(index)}
+            fresh = sorted(needed - held.keys())
+            held = {index: latents for index, latents in held.items() if index in needed}
+            held |= zip(fresh, self.each(read, fresh), strict=True)
+            there = {index: latents for index, latents in held.items() if latents is not None}
+            missing += [index for index in wanted if index not in there]
+            self._paint(image, area, there, [index for index in wanted if index in there])
+        return image, missing
+
+    def _paint(
+        self,
+        image: UInt8[np.ndarray, "h w c"],
+        area: Rectangle,
+        quantized: Mapping[int, Latents],
+        tiles: Sequence[int],
+    ) -> None:
+        """Synthesise tiles into the picture of an area."""
 
         def paint(index: int) -> None:
-            tile, pixels = self.grid.tile(index), self.synthesise(quantized, index, channels)
+            tile, pixels = self.grid.tile(index), self.synthesise(quantized, index, image.shape[2])
             left, top = max(tile.x, area.x), max(tile.y, area.y)
             part = pixels[top - tile.y :, left - tile.x :]
             part = part[: area.y + area.height - top, : area.x + area.width - left]
             down, right = top - area.y, left - area.x
             image[down : down + part.shape[0], right : right + part.shape[1]] = part
 
-        self.each(paint, [index for index in self.grid.meeting(area) if index in quantized])
-        return image
+        self.each(paint, tiles)
 
     def synthesise(
         self, quantized: Mapping[int, Latents], index: int, channels: int
