@@ -24,7 +24,7 @@ from lictor.codecs.pictures import (
 from lictor.codecs.refinement import Refinement, Watch, go_on
 from lictor.codecs.shipped import remedy_for
 from lictor.coding import archive
-from lictor.coding.container import ALPHA, EXIF, MAX_PIXELS, XMP, Container
+from lictor.coding.container import ALPHA, EXIF, MAGIC, MAX_PIXELS, XMP, Container
 from lictor.coding.grid import Rectangle
 from lictor.data.picture_files import picture_file
 from lictor.data.pictures import Picture, picture_sizes, read_picture
@@ -286,15 +286,20 @@ def _copy_times(source: str, target: str) -> None:
 
 
 def _picture(content: bytes, source: str, *, strip: bool) -> Picture:
+    suffix = suffix_of(source)
+    kind = LSIG if suffix == LSIG or content.startswith(archive.MAGIC) else LIC
+    compressed = DataError(
+        f"{source}: is no picture; {kind} files are compressed already, and lictor decompress "
+        "restores what they hold"
+    )
+    # Where lictor's plugin for Pillow is at work, it would read them.
+    if content.startswith((MAGIC, archive.MAGIC)):
+        raise compressed
     try:
         return read_picture(content, source, strip=strip)
     except DataError as error:
-        suffix = suffix_of(source)
         if suffix in (LIC, LSIG):
-            raise DataError(
-                f"{source}: is no picture; {suffix} files are compressed already, and lictor "
-                "decompress restores what they hold"
-            ) from error
+            raise compressed from error
         held = formats.FORMATS.get(formats.suffix_of(Path(source)))
         if held is None or held.kinds[0] == "image":
             raise

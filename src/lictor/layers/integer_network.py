@@ -129,20 +129,30 @@ class _Deconvolution:
     def __call__(self, x: Tensor) -> Tensor:
         op, (batch, _, *sides) = self._op, x.shape
         wanted = [op.stride * (n - 1) + self._side - 2 * op.padding + op.extra for n in sides]
-        most = [
-            max(n + op.padding, op.stride * (m - 1) + self._side)
-            for n, m in zip(wanted, sides, strict=True)
-        ]
-        out = x.new_zeros((batch, op.weight.shape[1], *most))
+        out = x.new_zeros((batch, op.weight.shape[1], *wanted))
         for row, column, kernel in self._phases:
             kernel = kernel.to(x.device)
-            height, width = kernel.shape[-2:]
-            found = F.conv2d(x.to(kernel.dtype), kernel, padding=(height - 1, width - 1))
-            rows, columns = found.shape[-2:]
-            there = out[:, :, row :: op.stride, column :: op.stride]
-            there[:, :, :rows, :columns] = found
-        top = op.padding
-        return out[:, :, top : top + wanted[0], top : top + wanted[1]].round()
+            pads, places = [], []
+            for axis, phase in ((0, row), (1, column)):
+                first, pad = self._reach(phase, wanted[axis], sides[axis], kernel.shape[2 + axis])
+                places.append(slice(first, None, op.stride))
+                pads = [*pad, *pads]  # the last axis comes first
+            if 0 in out[:, :, places[0], places[1]].shape:
+                continue
+            found = F.conv2d(F.pad(x.to(kernel.dtype), pads), kernel)
+            out[:, :, places[0], places[1]] = found
+        return out.round_()
+
+    def _reach(self, phase: int, length: int, side: int, taps: int) -> tuple[int, tuple[int, int]]:
+        """Return where a phase begins in a result, and how its input is padded, or cut if below 0.
+
+        Element `stride m + phase - padding` of the result has taps on inputs `m - taps + 1` to `m`.
+        """
+        stride, padding = self._op.stride, self._op.padding
+        begin = -((phase - padding) // stride)  # the least m whose element is there
+        first = stride * begin + phase - padding
+        end = begin + (length - 1 - first) // stride
+        return first, (taps - 1 - begin, end - side + 1)
 
 
 def _flipped(weight: Tensor) -> Tensor:
