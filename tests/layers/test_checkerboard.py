@@ -1,10 +1,11 @@
 """Splitting and joining the colours of a checkerboard."""
 
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lictor.layers.checkerboard import checkerboard_join, checkerboard_split
+from lictor.layers.checkerboard import CheckerboardConv, checkerboard_join, checkerboard_split
 
 HALF = st.integers(1, 6)
 
@@ -44,3 +45,27 @@ def test_a_change_of_one_half_does_not_touch_the_other():
     kept, changed = checkerboard_split(checkerboard_join(even, odd + 1))
     assert torch.equal(kept, even)
     assert torch.equal(changed, odd + 1)
+
+
+@given(HALF, HALF, st.integers(0, 3), st.booleans())
+def test_a_convolution_of_halves_is_that_of_the_whole(rows, columns, half_side, bias):
+    side = 2 * half_side + 1
+    layer = CheckerboardConv(3, 4, side).double()
+    if not bias:
+        torch.nn.init.zeros_(layer.bias)
+    even = torch.randn(2, 3, 2 * rows, columns, dtype=torch.float64)
+    whole = F.conv2d(
+        checkerboard_join(even, torch.zeros_like(even)), layer.weight, layer.bias, padding=half_side
+    )
+    _, odd = checkerboard_split(whole)
+    assert torch.allclose(layer(even), odd, rtol=0, atol=1e-12)
+
+
+def test_it_begins_as_the_convolution_of_that_size_does():
+    torch.manual_seed(5)
+    layer = CheckerboardConv(4, 6, 5)
+    torch.manual_seed(5)
+    plain = torch.nn.Conv2d(4, 6, 5, padding=2)
+    assert torch.equal(layer.weight, plain.weight)
+    assert torch.equal(layer.bias, plain.bias)
+    assert set(layer.state_dict()) == {"weight", "bias"}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.overrides import (
     handle_torch_function,
@@ -74,18 +74,27 @@ class CheckerboardConv(nn.Module):
         self.kernel_size = kernel_size
         self.weight = nn.Parameter(plain.weight.detach().clone())
         self.bias = nn.Parameter(plain.bias.detach().clone())
+        self.places: Tensor
+        self.register_buffer("places", torch.tensor(_packed_taps(kernel_size)), persistent=False)
 
     def forward(self, even: Float[Tensor, "b c h v"]) -> Float[Tensor, "b d h v"]:
         """Return what the even half, `h` even, says of each element of the odd half."""
-        return half_convolution(even, packed_kernels(self.weight).unbind(), self.bias)
+        kernels = packed_kernels(self.weight, self.places)
+        return half_convolution(even, kernels.unbind(), self.bias)
 
 
-def packed_kernels(weight: Float[Tensor, "d c k k"]) -> Float[Tensor, "2 d c k p"]:
-    """Return what a kernel of odd side is on packed rows: for even rows, and for odd ones."""
+def packed_kernels(
+    weight: Float[Tensor, "d c k k"], places: Int[Tensor, " n"] | None = None
+) -> Float[Tensor, "2 d c k p"]:
+    """Return what a kernel of odd side is on packed rows: for even rows, and for odd ones.
+
+    `places` are those of the taps, made anew if not given.
+    """
     side = weight.shape[-1]
     # One more tap, a zero, for the places of a packed kernel that no tap falls on.
     taps = F.pad(weight.flatten(2), (0, 1))
-    places = torch.tensor(_packed_taps(side), device=weight.device)
+    if places is None:
+        places = torch.tensor(_packed_taps(side), device=weight.device)
     return taps[:, :, places].unflatten(-1, (2, side, -1)).movedim(2, 0)
 
 
