@@ -1,7 +1,8 @@
-"""Writing files whole or not at all, and values as strict JSON can hold them."""
+"""Files read whole, written whole or not at all, and values as strict JSON can hold them."""
 
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+STANDARD = "-"  # as a place: standard input when it is read, standard output when it is written
 
 
 @contextmanager
@@ -75,16 +78,37 @@ def whole_path(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def read_file(path: Path) -> bytes:
-    """Return the bytes of a regular file; raises `DataError` if it is none or cannot be read."""
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder, not a file")
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: is not a regular file")
+def read_file(path: Path, what: str = "a file") -> bytes:
+    """Return the bytes of a regular file; `what` is what is looked for there, for messages.
+
+    Raises `DataError` if it is none or cannot be read.
+    """
     try:
+        if path.is_dir():
+            raise DataError(f"{path}: is a folder, not {what}")
+        if path.exists() and not path.is_file():  # a pipe would block for ever
+            raise DataError(f"{path}: is not a regular file")
         return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot read ({reason})") from error
+
+
+def read_standard_input() -> bytes:
+    """Return all of standard input; raises `DataError` if it is closed or a terminal."""
+    stream = sys.stdin
+    if stream is None or stream.closed:
+        raise DataError(f"{STANDARD}: standard input is closed; name a file")
+    if stream.isatty():  # somebody would wait for ever
+        raise DataError(f"{STANDARD}: standard input is a terminal; name a file, or use a pipe")
+    try:
+        return stream.buffer.read()
     except OSError as error:
-        raise DataError(f"{path}: cannot read ({error.strerror})") from error
+        raise DataError(f"{STANDARD}: cannot read standard input ({error.strerror})") from error
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from conftest import lively_model
+from lictor.cli.main import main
 from lictor.codecs.learned import Codec
 
 BLOCKED = """
@@ -88,7 +89,7 @@ def test_every_damaged_file_has_a_line_and_the_rest_is_checked(made, tmp_path):
     lines = err.splitlines()
     assert len(lines) == len(names)
     for name, line in zip(names, lines, strict=True):
-        assert str(name) in line
+        assert line.count(str(name)) == 1
 
 
 def test_another_codec_or_a_former_one_is_refused(made, tmp_path):
@@ -101,3 +102,19 @@ def test_another_codec_or_a_former_one_is_refused(made, tmp_path):
     assert code == 1
     assert err.count("\n") == 1
     assert "not a codec file" in err
+
+
+def test_without_a_file_it_is_wrong_usage(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["verify"])
+    assert ended.value.code == 2
+    assert "at least one .lic file" in capsys.readouterr().err
+
+
+def test_standard_input_is_verified(made):
+    folder, _ = made
+    command = [sys.executable, "-c", BLOCKED, "verify", "-", "--codec", folder / "small.lcodec"]
+    data = (folder / "0.lic").read_bytes()
+    done = subprocess.run(command, input=data, capture_output=True, timeout=100, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"as written" in done.stdout

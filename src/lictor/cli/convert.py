@@ -1,4 +1,4 @@
-"""`lictor convert`: a codec file of the former format becomes one of the present."""
+"""`lictor convert`: a codec file of a former format becomes one of the present, exact one."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,10 +16,10 @@ def convert(
     out: Annotated[Path, arg(aliases=["-o"])],
     force: bool = False,
 ) -> int:
-    """Convert a codec file of the former format; files that it wrote stay readable.
+    """Make a codec file of a former format exact; files that it wrote stay readable.
 
     Args:
-        codec: Codec file of format lictor-codec-1.
+        codec: Codec file of format lictor-codec-1 or lictor-codec-2.
         out: Codec file to write, ending in .lcodec.
         force: Overwrite an existing file.
     """

@@ -8,11 +8,10 @@ from tyro.conf import Positional
 
 from lictor.cli.messages import say
 from lictor.errors import BitstreamError, CheckpointError
-from lictor.files import read_file
+from lictor.files import STANDARD, read_file, read_standard_input
 
 LCODEC = ".lcodec"
 _SHOWN = 20
-_STANDARD = "-"
 
 
 def info(file: Positional[Path], /, *, json: bool = False, margins: bool = False) -> int:
@@ -58,7 +57,7 @@ def _describe(path: Path) -> dict[str, Any]:
     from lictor.coding import archive
     from lictor.coding.container import MAGIC
 
-    if is_name(path) and not path.is_file() and str(path) != _STANDARD:
+    if is_name(path) and not path.is_file() and str(path) != STANDARD:
         path = shipped_codec(str(path))
     if path.suffix == LCODEC:
         return _describe_codec(path)
@@ -71,11 +70,7 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _content(path: Path) -> bytes:
-    if str(path) == _STANDARD:
-        from lictor.data.places import read_place  # which needs torch
-
-        return read_place(_STANDARD, "a file of lictor")
-    return read_file(path)
+    return read_standard_input() if str(path) == STANDARD else read_file(path)
 
 
 def _named(path: Path, data: bytes, describe: Any) -> dict[str, Any]:

@@ -21,21 +21,26 @@ def verify(
     any machine must find. It restores no picture.
 
     Args:
-        files: Files to check.
+        files: Files to check; - is standard input.
         codec: Codec file that they were made with; the one that ships with lictor if not given.
     """
     from lictor.codecs.shipped import find_codec
     from lictor.coding.codec_file import read_codec_file
     from lictor.coding.verify import verify as check
-    from lictor.files import read_file
+    from lictor.files import STANDARD, read_file, read_standard_input
 
+    if not files:
+        complain("verify needs at least one .lic file; see --help")
+        return 2
     known = read_codec_file(find_codec(codec))
     failed = 0
     for path in files:
         try:
-            found = check(read_file(path), known)
+            data = read_standard_input() if str(path) == STANDARD else read_file(path)
+            found = check(data, known)
         except LictorError as error:
-            complain(type(error)(f"{path}: {error}"))
+            named = str(error).startswith(f"{path}:")
+            complain(error if named else type(error)(f"{path}: {error}"))
             failed += 1
             continue
         tiles = "" if found.tiles == 1 else f"  {found.tiles} tiles"

@@ -12,7 +12,7 @@ from lictor.errors import CheckpointError, DesyncError, ModelMismatchError
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found: pictures sides, tiles, symbols and the checksum of all symbols."""
+    """What was found: the picture's sides, its tiles, and the checksum of all symbols."""
 
     width: int
     height: int

@@ -17,9 +17,7 @@ from jaxtyping import UInt8
 
 from lictor.data.images import decode_image, load_image
 from lictor.errors import ConfigError, DataError
-from lictor.files import atomic_file
-
-STANDARD = "-"
+from lictor.files import STANDARD, atomic_file, read_file, read_standard_input
 
 
 def is_url(place: str) -> bool:
@@ -116,33 +114,8 @@ def read_place(place: str, what: str) -> bytes:
     if is_url(place):
         return read_bytes(place)
     if place == STANDARD:
-        return _read_standard_input()
-    path = Path(place)
-    try:
-        if path.is_dir():
-            raise DataError(f"{path}: is a folder, not {what}")
-        if path.exists() and not path.is_file():  # a pipe would block for ever
-            raise DataError(f"{path}: is not a regular file")
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: cannot read ({reason})") from error
-
-
-def _read_standard_input() -> bytes:
-    stream = sys.stdin
-    if stream is None or stream.closed:
-        raise DataError(f"{STANDARD}: standard input is closed; name a file")
-    if stream.isatty():  # somebody would wait for ever
-        raise DataError(f"{STANDARD}: standard input is a terminal; name a file, or use a pipe")
-    try:
-        return stream.buffer.read()
-    except OSError as error:
-        raise DataError(f"{STANDARD}: cannot read standard input ({error.strerror})") from error
+        return read_standard_input()
+    return read_file(Path(place), what)
 
 
 def exists(place: str) -> bool:
